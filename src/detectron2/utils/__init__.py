@@ -1,0 +1,1 @@
+"""Helpers that every other subpackage may use: logging, events, process groups, environment."""
