@@ -27,7 +27,9 @@ def locate(name: str) -> Any:
         module = _import_if_present(".".join(parts[:depth]), name)
         if module is not None:
             return _walk(module, parts[depth:], name)
-    return _walk(builtins, parts, name)
+    if len(parts) == 1 and hasattr(builtins, name):
+        return getattr(builtins, name)
+    raise ImportError(f"Cannot locate {name!r}: there is no module {parts[0]!r}.")
 
 
 def _import_if_present(module_name: str, wanted: str) -> Any:

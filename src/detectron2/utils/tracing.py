@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch.fx._symbolic_trace import is_fx_tracing as _torch_is_fx_tracing
+import torch.fx._symbolic_trace as _symbolic_trace
 
 __all__ = ["assert_fx_safe", "is_fx_tracing", "is_fx_tracing_legacy"]
 
@@ -20,7 +20,8 @@ def is_fx_tracing_legacy() -> bool:
 
 def is_fx_tracing() -> bool:
     """Whether a symbolic FX trace is running."""
-    return bool(_torch_is_fx_tracing())
+    # PyTorch's own function of this name prints a warning about torch.export at each process.
+    return bool(_symbolic_trace._is_fx_tracing_flag)
 
 
 def assert_fx_safe(condition: bool | str, message: str) -> torch.Tensor:
