@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def write_drawn_shapes(
     val_images: int = 50,
     size: tuple[int, int] = (160, 192),
     seed: int = 0,
+    on_image_done: Callable[[], None] = lambda: None,
 ) -> None:
     """Draw the images and write `root`/{train,val}/*.png and `root`/{train,val}.json.
 
@@ -90,6 +92,7 @@ def write_drawn_shapes(
         val_images: number of images of the validation set.
         size: (H, W) of every image, in pixels.
         seed: two calls with the same arguments write the same bytes.
+        on_image_done: called after each image, for a progress bar.
     """
     root = Path(root)
     for split, count, split_seed in (("train", train_images, 0), ("val", val_images, 1)):
@@ -109,6 +112,7 @@ def write_drawn_shapes(
                 records["annotations"].append(
                     {"id": annotation_id, "image_id": image_id, **annotation}
                 )
+            on_image_done()
         content = {
             "info": {"description": f"Drawn shapes, {split} set, seed {seed}"},
             **records,

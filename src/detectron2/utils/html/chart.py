@@ -18,7 +18,7 @@ _TARGET_TICKS = 5
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: `y` over `x`, of equal length. Points that are not finite are skipped."""
+    """One line of a chart: `y` over `x`, equally long. Points that are not finite are skipped."""
 
     name: str
     x: Sequence[float]

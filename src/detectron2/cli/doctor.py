@@ -1,0 +1,35 @@
+"""`detectron2 doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: detectron2 doctor"
+
+
+def doctor(
+    warm: Annotated[
+        bool, typer.Option(help="Compile the CPU kernels into the cache, if need be.")
+    ] = True,
+) -> None:
+    """Print the environment and which kernel runs for each op and why; warm the kernel cache."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from detectron2.ops import dispatch
+    from detectron2.utils.collect_env import collect_env_info
+
+    console = Console(highlight=False)
+    console.print(collect_env_info(), markup=False, soft_wrap=True)
+    table = Table(title="Kernels")
+    for column in ("op", "device", "implementation", "why"):
+        table.add_column(column)
+    for choice in dispatch.describe():
+        table.add_row(choice.op, choice.device, choice.implementation, choice.reason)
+    console.print(table)
+    if warm:
+        with console.status("Compiling CPU kernels"):
+            seconds = dispatch.warm_up()
+        console.print(f"CPU kernels are ready ({seconds:.1f} s).")

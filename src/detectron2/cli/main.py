@@ -1,0 +1,66 @@
+"""Entry point of the `detectron2` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from detectron2.cli import doctor, evaluate, predict, quickstart, train, visualize, zoo
+from detectron2.version import __version__
+
+__all__ = ["app", "main"]
+
+TRACEBACK_VARIABLE = "DETECTRON2_TRACEBACK"
+
+app = typer.Typer(
+    name="detectron2",
+    help="Object detection, segmentation and keypoints: train, evaluate, predict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("quickstart", epilog=quickstart.EXAMPLE)(quickstart.quickstart)
+app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("visualize", epilog=visualize.EXAMPLE)(visualize.visualize)
+app.add_typer(zoo.app, name="zoo", epilog=zoo.EXAMPLE)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"detectron2 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print it.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command. What a user can mend is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except (OSError, ValueError, KeyError, ImportError, FloatingPointError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        # str(KeyError) puts quotes around the sentence.
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}", file=sys.stderr)
+        print(f"({TRACEBACK_VARIABLE}=1 shows where it was raised.)", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What `detectron2 predict` does: find the model and the images, run, say what happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.data.image_inputs import find_images
+from detectron2.data.metadata_file import METADATA_FILE, load_metadata
+from detectron2.engine.config_source import resolve_config
+from detectron2.engine.defaults import DefaultPredictor
+from detectron2.engine.predict_files import (
+    CocoResultWriter,
+    JsonLinesResultWriter,
+    PredictionSummary,
+    ResultWriter,
+    predict_files,
+)
+
+__all__ = ["PredictOptions", "run_predict"]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of `detectron2 predict`; see its help."""
+
+    inputs: list[str]
+    config: str
+    output: Path
+    weights: str | None = None
+    random_weights: bool = False
+    min_score: float = 0.5
+    result_format: str = "coco"
+    pictures: bool = True
+    device: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+
+def run_predict(options: PredictOptions) -> PredictionSummary:
+    """Predict, with a progress bar, and print where the results are.
+
+    Raises:
+        FileNotFoundError: an input names no image, or the weights are not to be had.
+        ValueError: no weights were named for a config that is not in the zoo, or none of the
+            images could be read.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    images = find_images(options.inputs)
+    # Fails now if the folder cannot be written to, not after the model has run.
+    options.output.mkdir(parents=True, exist_ok=True)
+    cfg = _config(options)
+    predictor = DefaultPredictor(cfg)
+    metadata = _metadata(cfg, options.weights)
+    writer = _writer(options, _class_names(cfg, metadata))
+    console = Console(highlight=False, soft_wrap=True)
+    with Progress(console=console) as progress:
+        task = progress.add_task("Predicting", total=len(images))
+        summary = predict_files(
+            images,
+            predictor,
+            input_format=predictor.input_format,
+            metadata=metadata,
+            writer=writer,
+            picture_folder=options.output if options.pictures else None,
+            min_score=options.min_score,
+            on_image_done=lambda: progress.advance(task),
+        )
+    for name, reason in summary.skipped:
+        console.print(f"skipped {name}: {reason}", markup=False)
+    if not summary.images:
+        raise ValueError(f"None of the {len(images)} images could be read.")
+    console.print(
+        f"{summary.detections} detections in {summary.images} images; results in {options.output}"
+    )
+    return summary
+
+
+def _config(options: PredictOptions) -> Any:
+    cfg = resolve_config(options.config, options.overrides)
+    if not isinstance(cfg, CfgNode):
+        raise ValueError(
+            f"--config {options.config!r} is a LazyConfig, of which predict cannot say what its "
+            "weights and input format are; give the YAML config of the same model."
+        )
+    cfg.MODEL.WEIGHTS = _weights(options)
+    cfg.MODEL.DEVICE = options.device or _best_device()
+    return cfg
+
+
+def _weights(options: PredictOptions) -> str:
+    if options.random_weights:
+        return ""
+    if options.weights is not None:
+        return options.weights
+    if Path(options.config).exists():
+        raise ValueError(
+            f"{options.config!r} is a file, which has no published weights: "
+            "add --weights FILE, or --random-weights to run without."
+        )
+    return model_zoo.get_checkpoint_url(options.config)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu"
+
+
+def _metadata(cfg: CfgNode, weights: str | None) -> Metadata:
+    """Class names: those beside the checkpoint, else those of the config's dataset."""
+    if weights is not None:
+        beside = Path(weights).parent / METADATA_FILE
+        if beside.is_file():
+            return load_metadata(beside)
+    return MetadataCatalog.get(cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "__unused")
+
+
+def _class_names(cfg: CfgNode, metadata: Metadata) -> list[str]:
+    known = list(metadata.get("thing_classes", []))
+    count = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES, len(known))
+    return known + [f"class {i}" for i in range(len(known), count)]
+
+
+def _writer(options: PredictOptions, class_names: list[str]) -> ResultWriter:
+    if options.result_format == "jsonl":
+        return JsonLinesResultWriter(options.output / "predictions.jsonl", class_names)
+    return CocoResultWriter(options.output / "predictions.json", class_names)

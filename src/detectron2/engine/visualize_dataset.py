@@ -1,0 +1,113 @@
+"""Pictures of a dataset's annotations, with predictions beside them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.data.datasets.coco import load_coco_json
+from detectron2.data.detection_utils import read_image
+from detectron2.engine.predict_files import save_picture
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.visualizer import Visualizer
+
+__all__ = ["result_rows_to_instances", "visualize_dataset"]
+
+
+def visualize_dataset(
+    dataset: str,
+    *,
+    image_root: Path | None = None,
+    predictions: Path | None = None,
+    output: Path,
+    limit: int | None = None,
+    min_score: float = 0.5,
+) -> int:
+    """Draw a dataset into `output`, one picture per image. Returns how many.
+
+    Args:
+        dataset: name of a registered dataset, or path of a COCO-format JSON file.
+        image_root: folder of the images of a JSON file; that of the file if None.
+        predictions: COCO result file drawn to the right of the ground truth.
+        output: folder for the pictures, created if absent.
+        limit: draw only the first so many images.
+        min_score: detections below it are not drawn.
+
+    Raises:
+        FileNotFoundError: a file is absent.
+        ValueError: `predictions` is no list of COCO results.
+    """
+    records, metadata = _load(dataset, image_root)
+    found = None if predictions is None else _results_by_image(predictions)
+    count = 0
+    for record in records[:limit]:
+        rgb = read_image(record["file_name"], format="RGB")
+        picture = Visualizer(rgb, metadata).draw_dataset_dict(record).get_image()
+        if found is not None:
+            rows = [r for r in found[record["image_id"]] if r["score"] >= min_score]
+            instances = result_rows_to_instances(rows, rgb.shape[:2], metadata)
+            drawn = Visualizer(rgb, metadata).draw_instance_predictions(instances).get_image()
+            picture = np.concatenate([picture, drawn], axis=1)
+        save_picture(picture, output / Path(record["file_name"]).name)
+        count += 1
+    return count
+
+
+def result_rows_to_instances(
+    rows: Iterable[dict[str, Any]], image_size: tuple[int, int], metadata: Metadata
+) -> Instances:
+    """COCO result rows of one image as `Instances` with fields as models predict them.
+
+    Args:
+        rows: dictionaries with bbox (x, y, w, h), score, category_id (of the dataset) and, in
+            all or in none, segmentation (RLE).
+        image_size: (H, W) in pixels.
+        metadata: with `thing_dataset_id_to_contiguous_id`.
+    """
+    from hotcoco import mask as coco_mask
+
+    rows = list(rows)
+    ids = metadata.thing_dataset_id_to_contiguous_id
+    boxes = [BoxMode.convert(row["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for row in rows]
+    instances = Instances(image_size)
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor([float(row["score"]) for row in rows])
+    instances.pred_classes = torch.tensor([ids[row["category_id"]] for row in rows]).long()
+    if rows and all("segmentation" in row for row in rows):
+        masks = [np.asarray(coco_mask.decode(row["segmentation"])) > 0 for row in rows]
+        instances.pred_masks = torch.from_numpy(np.stack(masks))
+    return instances
+
+
+def _load(dataset: str, image_root: Path | None) -> tuple[list[dict[str, Any]], Metadata]:
+    if dataset in DatasetCatalog.list():
+        return DatasetCatalog.get(dataset), MetadataCatalog.get(dataset)
+    path = Path(dataset)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{dataset!r} is neither a registered dataset nor a COCO-format JSON file."
+        )
+    name = f"visualize:{path.resolve()}"
+    records = load_coco_json(str(path), str(image_root or path.parent), name)
+    return records, MetadataCatalog.get(name)
+
+
+def _results_by_image(path: Path) -> dict[Any, list[dict[str, Any]]]:
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError(
+            f"{str(path)!r} is no COCO result file: it must hold a list of detections, "
+            f"not a {type(rows).__name__}."
+        )
+    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_image[row["image_id"]].append(row)
+    return by_image
