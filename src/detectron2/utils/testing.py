@@ -18,7 +18,7 @@ from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances, RotatedBoxes, ROIMasks
+from detectron2.structures import Boxes, Instances, ROIMasks, RotatedBoxes
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.torch_version_utils import min_torch_version
 
@@ -215,11 +215,11 @@ def skipIfUnsupportedMinOpsetVersion(
     """Skip a test if the ONNX opset is older than `min_opset_version`.
 
     Args:
-        current_opset_version: the opset in use; None means the exporter's default.
+        current_opset_version: the opset in use; None means the one this library exports to.
     """
     if current_opset_version is None:
-        from torch.onnx.symbolic_helper import GLOBALS
+        from detectron2.export import STABLE_ONNX_OPSET_VERSION
 
-        current_opset_version = GLOBALS.export_onnx_opset_version
+        current_opset_version = STABLE_ONNX_OPSET_VERSION
     reason = f"Needs ONNX opset {min_opset_version}; this is {current_opset_version}."
     return unittest.skipIf(current_opset_version < min_opset_version, reason)
