@@ -1,0 +1,29 @@
+"""Numeric kernels on plain tensors: tensors in, tensors out, the same numbers on every device.
+
+:mod:`detectron2.ops.dispatch` says which implementation of an op runs.
+"""
+
+from detectron2.ops.box_iou import box_iou
+from detectron2.ops.box_iou_rotated import box_iou_rotated
+from detectron2.ops.deform_conv import deform_conv
+from detectron2.ops.nms import batched_nms, nms
+from detectron2.ops.nms_rotated import batched_nms_rotated, nms_rotated
+from detectron2.ops.paste_masks import paste_masks
+from detectron2.ops.roi_align import multilevel_roi_align, roi_align
+from detectron2.ops.roi_align_rotated import roi_align_rotated
+from detectron2.ops.roi_pool import roi_pool
+
+__all__ = [
+    "batched_nms",
+    "batched_nms_rotated",
+    "box_iou",
+    "box_iou_rotated",
+    "deform_conv",
+    "multilevel_roi_align",
+    "nms",
+    "nms_rotated",
+    "paste_masks",
+    "roi_align",
+    "roi_align_rotated",
+    "roi_pool",
+]

@@ -1,0 +1,61 @@
+"""Greedy non-maximum suppression, written as the fixed point of its definition."""
+
+import torch
+from torch import Tensor
+
+from detectron2.ops.box_iou.reference import box_areas, compute_dtype
+
+__all__ = ["batched_nms_reference", "greedy_keep", "nms_reference", "score_order"]
+
+
+def score_order(scores: Tensor) -> Tensor:
+    """(N,) indices by descending score; equal scores keep their order."""
+    return torch.sort(scores, descending=True, stable=True).indices
+
+
+def overlaps(boxes: Tensor, iou_threshold: float) -> Tensor:
+    """(N, N) True where the IoU of two of the (N, 4) boxes is above the threshold.
+
+    Two empty boxes have IoU 0/0, which is above nothing; so have boxes with a NaN.
+    """
+    boxes = boxes.to(compute_dtype(boxes.dtype))
+    lower = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])  # (N, N, 2)
+    upper = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])  # (N, N, 2)
+    sides = (upper - lower).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    areas = box_areas(boxes)
+    return intersection / (areas[:, None] + areas[None, :] - intersection) > iou_threshold
+
+
+def greedy_keep(overlapping: Tensor) -> Tensor:
+    """(N,) True for the boxes that greedy suppression keeps.
+
+    A box is kept if no kept box before it overlaps it. That sentence is iterated until it
+    holds: one round settles at least one more box, in practice a few rounds settle all.
+
+    Args:
+        overlapping: (N, N) bool, rows and columns in order of descending score.
+    """
+    suppresses = overlapping.triu(diagonal=1)  # [earlier, later]
+    keep = torch.ones_like(suppresses[:, 0]) if len(suppresses) else suppresses.new_ones(0)
+    while True:
+        settled = ~(suppresses & keep[:, None]).any(dim=0)
+        if torch.equal(settled, keep):
+            return keep
+        keep = settled
+
+
+def nms_reference(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """(K,) kept indices; see :func:`detectron2.ops.nms`."""
+    order = score_order(scores)
+    return order[greedy_keep(overlaps(boxes[order], iou_threshold))]
+
+
+def batched_nms_reference(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float
+) -> Tensor:
+    """(K,) kept indices; see :func:`detectron2.ops.batched_nms`."""
+    order = score_order(scores)
+    classes = class_ids[order]
+    same_class = classes[:, None] == classes[None, :]
+    return order[greedy_keep(overlaps(boxes[order], iou_threshold) & same_class)]
