@@ -8,13 +8,18 @@ from detectron2.config.config import (
     global_cfg,
     set_global_cfg,
 )
+from detectron2.config.instantiate import instantiate
+from detectron2.config.lazy import LazyCall, LazyConfig
 
 __all__ = [
     "CfgNode",
+    "LazyCall",
+    "LazyConfig",
     "configurable",
     "downgrade_config",
     "get_cfg",
     "global_cfg",
+    "instantiate",
     "set_global_cfg",
     "upgrade_config",
 ]

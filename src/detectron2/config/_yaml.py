@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import yaml
 
-__all__ = ["BASE_KEY", "load_yaml_tree"]
+__all__ = ["BASE_KEY", "ConfigLoader", "load_yaml_tree"]
 
 BASE_KEY = "_BASE_"
 
@@ -16,11 +16,11 @@ Tree = dict[str, Any]
 Opener = Callable[[str], IO[Any]]
 
 
-class _ConfigLoader(yaml.SafeLoader):
+class ConfigLoader(yaml.SafeLoader):
     """PyYAML's safe loader plus tuples. Every other Python tag is refused: it could run code."""
 
 
-def _construct_tuple(loader: _ConfigLoader, node: yaml.Node) -> tuple[Any, ...]:
+def _construct_tuple(loader: ConfigLoader, node: yaml.Node) -> tuple[Any, ...]:
     if not isinstance(node, yaml.SequenceNode):
         raise yaml.constructor.ConstructorError(
             None, None, "A !!python/tuple needs a sequence.", node.start_mark
@@ -28,7 +28,7 @@ def _construct_tuple(loader: _ConfigLoader, node: yaml.Node) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
-_ConfigLoader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
+ConfigLoader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 
 
 def load_yaml_tree(filename: str, open_file: Opener) -> Tree:
@@ -60,7 +60,7 @@ def _load(filename: str, open_file: Opener, opened: tuple[str, ...]) -> Tree:
 def _parse(filename: str, open_file: Opener) -> Tree:
     with open_file(filename) as file:
         try:
-            tree = yaml.load(file, Loader=_ConfigLoader)  # a SafeLoader
+            tree = yaml.load(file, Loader=ConfigLoader)  # a SafeLoader
         except yaml.constructor.ConstructorError as error:
             raise ValueError(
                 f"Config file {filename!r} uses a YAML tag that would run Python code, which is "

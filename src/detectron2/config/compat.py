@@ -1,13 +1,13 @@
 """Configs of older versions.
 
-``VERSION`` 2 is the current one. Version 1 had other names for some keys and kept the anchors of
-RPN and RetinaNet apart.
+``VERSION`` 2 is the current one. Version 1 had other names for many keys and kept the anchors of
+RPN and RetinaNet apart; version 0 had a group of its own for the head of the RPN.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from detectron2.config.config import CfgNode
@@ -16,7 +16,9 @@ __all__ = ["convert_to_current_version", "downgrade_config", "upgrade_config"]
 
 logger = logging.getLogger(__name__)
 
-FIRST_VERSION = 1
+FIRST_VERSION = 0
+
+_RENAMED_IN_1 = {"MODEL.RPN_HEAD.NAME": "MODEL.RPN.HEAD_NAME"}
 
 # Names of version 1 and the names that version 2 gave them.
 _RENAMED_IN_2 = {
@@ -119,15 +121,17 @@ def _latest_version() -> int:
 
 
 def _guess_version(loaded: CfgNode, current: int, filename: str) -> int:
-    old_names = [key for key in _ONLY_IN_1 if _has(loaded, key)]
-    if not old_names:
-        return current
-    logger.warning(
-        "Config file %r has no VERSION and is taken for version 1 because it sets %s.",
-        filename,
-        ", ".join(old_names),
-    )
-    return 1
+    for version, names in ((0, _RENAMED_IN_1), (1, _ONLY_IN_1)):
+        used = [key for key in names if _has(loaded, key)]
+        if used:
+            logger.warning(
+                "Config file %r has no VERSION and is taken for version %d because it sets %s.",
+                filename,
+                version,
+                ", ".join(used),
+            )
+            return version
+    return current
 
 
 def _convert(
@@ -149,10 +153,22 @@ def _convert(
     return result
 
 
-def _upgrade_to_2(cfg: CfgNode, meta_architecture: str) -> None:
-    for old, new in _RENAMED_IN_2.items():
+def _rename(cfg: CfgNode, old_to_new: Iterable[tuple[str, str]]) -> None:
+    for old, new in old_to_new:
         if _has(cfg, old):
             _put(cfg, new, _take(cfg, old))
+
+
+def _upgrade_to_1(cfg: CfgNode, meta_architecture: str) -> None:
+    _rename(cfg, _RENAMED_IN_1.items())
+
+
+def _downgrade_from_1(cfg: CfgNode) -> None:
+    _rename(cfg, ((new, old) for old, new in _RENAMED_IN_1.items()))
+
+
+def _upgrade_to_2(cfg: CfgNode, meta_architecture: str) -> None:
+    _rename(cfg, _RENAMED_IN_2.items())
     if _has(cfg, "MODEL.META_ARCHITECTURE"):
         meta_architecture = cfg.MODEL.META_ARCHITECTURE
     used = "RETINANET" if meta_architecture == "RetinaNet" else "RPN"
@@ -168,9 +184,7 @@ def _upgrade_to_2(cfg: CfgNode, meta_architecture: str) -> None:
 
 
 def _downgrade_from_2(cfg: CfgNode) -> None:
-    for old, new in _RENAMED_IN_2.items():
-        if _has(cfg, new):
-            _put(cfg, old, _take(cfg, new))
+    _rename(cfg, ((new, old) for old, new in _RENAMED_IN_2.items()))
     for name in _ANCHOR_OPTIONS:
         new = f"MODEL.ANCHOR_GENERATOR.{name}"
         if _has(cfg, new):
@@ -180,8 +194,8 @@ def _downgrade_from_2(cfg: CfgNode) -> None:
     _put(cfg, _RETINANET_STRIDES, [])
 
 
-_UPGRADES: dict[int, Callable[[CfgNode, str], None]] = {2: _upgrade_to_2}
-_DOWNGRADES: dict[int, Callable[[CfgNode], None]] = {2: _downgrade_from_2}
+_UPGRADES: dict[int, Callable[[CfgNode, str], None]] = {1: _upgrade_to_1, 2: _upgrade_to_2}
+_DOWNGRADES: dict[int, Callable[[CfgNode], None]] = {1: _downgrade_from_1, 2: _downgrade_from_2}
 
 
 def _has(cfg: CfgNode, key: str) -> bool:
