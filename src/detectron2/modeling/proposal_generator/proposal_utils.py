@@ -1,0 +1,182 @@
+"""From dense predictions to proposals, and ground truth among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from detectron2.layers import batched_nms, cat
+from detectron2.layers import move_device_like as move_device_like  # part of this module's address
+from detectron2.structures import Boxes, Instances, RotatedBoxes
+
+__all__ = [
+    "add_ground_truth_to_proposals",
+    "add_ground_truth_to_proposals_single_image",
+    "find_top_rpn_proposals",
+]
+
+# Ground truth gets the logit of objectness 1 - 1e-10.
+_GROUND_TRUTH_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
+
+
+def find_top_rpn_proposals(
+    proposals: list[Tensor],
+    pred_objectness_logits: list[Tensor],
+    image_sizes: Sequence[tuple[int, int]],
+    nms_thresh: float,
+    pre_nms_topk: int,
+    post_nms_topk: int,
+    min_box_size: float,
+    training: bool,
+) -> list[Instances]:
+    """Choose proposals: top-k of each level, clip, drop small ones, NMS, top-k over all levels.
+
+    NMS runs within each level: on small maps a box and its neighbour on the next level are both
+    wanted (FPN paper, section 4.1).
+
+    Args:
+        proposals: per level, (N, R_l, 4) decoded boxes.
+        pred_objectness_logits: per level, (N, R_l).
+        image_sizes: (height, width) of each of the N images.
+        nms_thresh: IoU above which the lower of two boxes goes.
+        pre_nms_topk: boxes per level and image that enter NMS.
+        post_nms_topk: boxes per image at the end.
+        min_box_size: both sides must be longer, in pixels.
+        training: whether values that are not finite raise; otherwise they are dropped.
+
+    Returns:
+        per image, Instances with `proposal_boxes` and `objectness_logits`, by descending logit.
+
+    Raises:
+        FloatingPointError: in training, a box or logit is infinite or NaN.
+    """
+    boxes, logits, levels = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
+    usable = finite_predictions(boxes, logits, training)  # (N, K)
+    boxes = _clip_to_images(boxes, image_sizes)
+    sides = boxes[..., 2:] - boxes[..., :2]
+    usable &= (sides > min_box_size).all(dim=-1)
+    return [
+        suppress(image_size, Boxes, batched_nms, nms_thresh, post_nms_topk, *candidates)
+        for image_size, *candidates in zip(
+            image_sizes, boxes, logits, usable, levels.expand_as(logits), strict=True
+        )
+    ]
+
+
+def best_of_each_level(
+    proposals: list[Tensor], logits: list[Tensor], topk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `topk` best candidates of each level and image.
+
+    Args:
+        proposals: per level, (N, R_l, B).
+        logits: per level, (N, R_l).
+        topk: at most this many of each level.
+
+    Returns:
+        (N, K, B) boxes, (N, K) logits and (K,) int64 levels.
+    """
+    best_boxes, best_logits, levels = [], [], []
+    for level, (level_boxes, level_logits) in enumerate(zip(proposals, logits, strict=True)):
+        if level_logits.shape[1] > topk:
+            level_logits, index = level_logits.topk(topk, dim=1)
+            level_boxes = take_rows(level_boxes, index)
+        best_boxes.append(level_boxes)
+        best_logits.append(level_logits)
+        levels.append(torch.full_like(level_logits[0], level, dtype=torch.int64))
+    return cat(best_boxes, dim=1), cat(best_logits, dim=1), cat(levels)
+
+
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (N, k, B) at `index` (N, k) out of (N, R, B)."""
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def finite_predictions(boxes: Tensor, logits: Tensor, training: bool) -> Tensor:
+    """(N, K) True where the box and its logit are finite.
+
+    Raises:
+        FloatingPointError: in training, some are not.
+    """
+    finite = boxes.isfinite().all(dim=-1) & logits.isfinite()
+    if training and not finite.all():
+        count = int((~finite).sum())
+        raise FloatingPointError(
+            f"{count} of {finite.numel()} predicted proposals are infinite or NaN: training has "
+            "diverged. Lower the learning rate or clip gradients (SOLVER.CLIP_GRADIENTS)."
+        )
+    return finite
+
+
+def suppress(
+    image_size: tuple[int, int],
+    box_type: type[Boxes] | type[RotatedBoxes],
+    nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+    nms_thresh: float,
+    post_nms_topk: int,
+    boxes: Tensor,
+    logits: Tensor,
+    usable: Tensor,
+    levels: Tensor,
+) -> Instances:
+    """Proposals of one image out of its K candidates."""
+    boxes, logits, levels = boxes[usable], logits[usable], levels[usable]
+    keep = nms(boxes, logits, levels, nms_thresh)[:post_nms_topk]
+    return Instances(
+        image_size, proposal_boxes=box_type(boxes[keep]), objectness_logits=logits[keep]
+    )
+
+
+def _clip_to_images(boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(N, K, 4) xyxy boxes moved inside their images."""
+    limits = boxes.new_tensor([(width, height, width, height) for height, width in image_sizes])
+    return boxes.clamp(min=0).minimum(limits[:, None])
+
+
+def add_ground_truth_to_proposals(
+    gt: list[Instances] | list[Boxes], proposals: list[Instances]
+) -> list[Instances]:
+    """Append the ground-truth boxes of every image to its proposals.
+
+    Early in training no proposal may overlap an object well enough to be a positive; the object
+    itself always does.
+
+    Args:
+        gt: per image, Instances with `gt_boxes`, or boxes.
+        proposals: per image, Instances with `proposal_boxes` and `objectness_logits`.
+
+    Returns:
+        per image, the proposals and behind them the ground truth.
+
+    Raises:
+        AssertionError: the lists differ in length, or a ground truth lacks a field that its
+            proposals have.
+    """
+    if len(gt) != len(proposals):
+        raise AssertionError(
+            f"There is ground truth for {len(gt)} images and proposals for {len(proposals)}."
+        )
+    pairs = zip(gt, proposals, strict=True)
+    return [add_ground_truth_to_proposals_single_image(*pair) for pair in pairs]
+
+
+def add_ground_truth_to_proposals_single_image(
+    gt: Instances | Boxes, proposals: Instances
+) -> Instances:
+    """`add_ground_truth_to_proposals` for one image."""
+    gt_fields = {} if isinstance(gt, Boxes) else dict(gt.get_fields())
+    gt_boxes = gt if isinstance(gt, Boxes) else gt.gt_boxes
+    gt_fields["proposal_boxes"] = gt_boxes
+    gt_fields["objectness_logits"] = torch.full(
+        (len(gt_boxes),), _GROUND_TRUTH_LOGIT, device=proposals.objectness_logits.device
+    )
+    missing = [name for name in proposals.get_fields() if name not in gt_fields]
+    if missing:
+        raise AssertionError(
+            f"The proposals have fields {missing}, which the ground truth lacks; it has "
+            f"{sorted(gt_fields)}."
+        )
+    return Instances.cat([proposals, Instances(proposals.image_size, **gt_fields)])
