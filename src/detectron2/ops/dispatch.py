@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 __all__ = ["Choice", "choose", "explain", "substitute", "use_implementation", "warm_up"]
 
@@ -87,7 +88,31 @@ def register(
     _OPS[name] = Op(name, reference, numba, triton)
 
 
-def call(name: str, device: torch.device, *args: Any) -> Any:
+def define(
+    schema: str,
+    *,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    numba: str | None = None,
+    triton: str | None = None,
+) -> None:
+    """Register an op and make it a torch op, ``torch.ops.detectron2.<name>``.
+
+    Args:
+        schema: in PyTorch's schema language, the name first.
+        reference: takes the arguments of the schema by position.
+        fake: makes outputs of the right shape, dtype and strides out of fake tensors.
+        numba: "module:function" of the CPU kernel.
+        triton: "module:function" of the CUDA kernel.
+    """
+    name = schema.partition("(")[0]
+    register(name, reference=reference, numba=numba, triton=triton)
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, functools.partial(run, name), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"detectron2::{name}", fake, lib=LIBRARY)
+
+
+def call(name: str, *args: Any) -> Any:
     """Run op `name`, differentiably: as a torch op where a kernel exists, else the reference."""
     if name in _OVERRIDE.functions:
         return _OVERRIDE.functions[name](*args)
@@ -99,10 +124,11 @@ def call(name: str, device: torch.device, *args: Any) -> Any:
     return getattr(torch.ops.detectron2, name)(*args)
 
 
-def run(name: str, device: torch.device, *args: Any) -> Any:
+def run(name: str, *args: Any) -> Any:
     """Run the chosen implementation of op `name`, without autograd: the body of the torch op."""
     op = _OPS[name]
-    choice = choose(name, device.type)
+    first = args[0] if isinstance(args[0], Tensor) else args[0][0]
+    choice = choose(name, first.device.type)
     if choice.implementation == "reference":
         return op.reference(*args)
     kernel = _load(op.kernel(choice.implementation) or "")[0]

@@ -27,7 +27,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     check_boxes(boxes1, 4, "boxes1")
     check_boxes(boxes2, 4, "boxes2")
     check_same_device(boxes1, boxes2, "boxes1", "boxes2")
-    return dispatch.call("box_iou", boxes1.device, boxes1, boxes2)
+    return dispatch.call("box_iou", boxes1, boxes2)
 
 
 dispatch.register("box_iou", reference=box_iou_reference)

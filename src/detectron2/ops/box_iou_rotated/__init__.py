@@ -27,7 +27,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     check_boxes(boxes1, 5, "boxes1")
     check_boxes(boxes2, 5, "boxes2")
     check_same_device(boxes1, boxes2, "boxes1", "boxes2")
-    return dispatch.call("box_iou_rotated", boxes1.device, boxes1, boxes2)
+    return dispatch.call("box_iou_rotated", boxes1, boxes2)
 
 
 dispatch.register("box_iou_rotated", reference=box_iou_rotated_reference)

@@ -69,7 +69,6 @@ def deform_conv(
         check_displacement(mask, "mask", (input.shape[0], taps, *size), input)
     return dispatch.call(
         "deform_conv",
-        input.device,
         input,
         offset,
         weight,

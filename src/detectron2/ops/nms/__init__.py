@@ -31,7 +31,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     check_boxes(boxes, 4)
     check_scores(scores, boxes)
-    return dispatch.call("nms", boxes.device, boxes.detach(), scores.detach(), float(iou_threshold))
+    return dispatch.call("nms", boxes.detach(), scores.detach(), float(iou_threshold))
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
@@ -55,7 +55,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold:
     check_labels(class_ids, boxes)
     return dispatch.call(
         "batched_nms",
-        boxes.device,
         boxes.detach(),
         scores.detach(),
         class_ids,

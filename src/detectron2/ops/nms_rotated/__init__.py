@@ -30,9 +30,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """
     check_boxes(boxes, 5)
     check_scores(scores, boxes)
-    return dispatch.call(
-        "nms_rotated", boxes.device, boxes.detach(), scores.detach(), float(iou_threshold)
-    )
+    return dispatch.call("nms_rotated", boxes.detach(), scores.detach(), float(iou_threshold))
 
 
 def batched_nms_rotated(
@@ -59,7 +57,6 @@ def batched_nms_rotated(
     check_labels(class_ids, boxes)
     return dispatch.call(
         "batched_nms_rotated",
-        boxes.device,
         boxes.detach(),
         scores.detach(),
         class_ids,

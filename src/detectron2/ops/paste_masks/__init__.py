@@ -38,7 +38,7 @@ def paste_masks(
     check_same_device(masks, boxes, "masks", "boxes")
     height, width = as_pair(image_size, "image_size", minimum=0)
     return dispatch.call(
-        "paste_masks", masks.device, masks.detach(), boxes.detach(), height, width, float(threshold)
+        "paste_masks", masks.detach(), boxes.detach(), height, width, float(threshold)
     )
 
 

@@ -47,7 +47,6 @@ def roi_align(
     check_rois(rois, input, 5)
     return dispatch.call(
         "roi_align",
-        input.device,
         input,
         rois.detach(),
         height,
@@ -92,7 +91,6 @@ def multilevel_roi_align(
     check_levels(features, rois, levels, spatial_scales)
     return dispatch.call(
         "multilevel_roi_align",
-        rois.device,
         features,
         rois.detach(),
         levels,

@@ -42,7 +42,6 @@ def roi_align_rotated(
     check_rois(rois, input, 6)
     return dispatch.call(
         "roi_align_rotated",
-        input.device,
         input,
         rois.detach(),
         height,

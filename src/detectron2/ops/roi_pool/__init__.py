@@ -35,9 +35,7 @@ def roi_pool(
     height, width = as_pair(output_size, "output_size")
     check_features(input)
     check_rois(rois, input, 5)
-    return dispatch.call(
-        "roi_pool", input.device, input, rois.detach(), height, width, float(spatial_scale)
-    )
+    return dispatch.call("roi_pool", input, rois.detach(), height, width, float(spatial_scale))
 
 
 dispatch.register("roi_pool", reference=roi_pool_reference)

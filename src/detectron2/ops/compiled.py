@@ -1,0 +1,66 @@
+"""Numba, as every CPU kernel of this package uses it. Importing this module imports Numba."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["as_array", "compiled"]
+
+logger = logging.getLogger(__name__)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(*, fused: bool = False) -> Callable[[Function], Function]:
+    """Compile a kernel when it is first called, and keep the machine code on disk.
+
+    The kernel runs without the interpreter lock. Division by zero gives inf or NaN as in
+    NumPy, not an exception, so that loops vectorise.
+
+    Args:
+        fused: multiply-adds may be fused: faster, but the last bit differs from PyTorch.
+    """
+    # Said explicitly also when it is off: a function compiled on behalf of a fused caller
+    # inherits the option otherwise, and is cached that way.
+    options: dict[str, Any] = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"contract"} if fused else False,
+    }
+
+    def decorate(function: Function) -> Function:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError as error:
+            # No writable cache directory: neither beside the package nor in the home.
+            _report_no_cache(str(error))
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+_reported = False
+
+
+def _report_no_cache(problem: str) -> None:
+    global _reported
+    if not _reported:
+        _reported = True
+        logger.warning(
+            "CPU kernels compile anew in every process, about a second each (%s). Set "
+            "NUMBA_CACHE_DIR to a writable folder.",
+            problem,
+        )
+
+
+def as_array(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:
+    """C-contiguous NumPy array of a CPU tensor, sharing memory where no copy is needed."""
+    tensor = tensor.detach()
+    if dtype is not None:
+        tensor = tensor.to(dtype)
+    return tensor.contiguous().numpy()
