@@ -1,0 +1,252 @@
+"""What one-stage detectors have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectron2.layers import move_device_like
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.meta_arch._inputs import (
+    InputDict,
+    batch_for_backbone,
+    ground_truth,
+    output_size,
+    pixel_statistics,
+)
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
+
+__all__ = ["DenseDetector", "permute_to_N_HWA_K"]
+
+_MAX_DRAWN_RESULTS = 20
+
+
+def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:
+    """Predictions (N, A * K, H, W) as (N, H * W * A, K), in the order of the anchors."""
+    return tensor.unflatten(1, (-1, K)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+
+
+class DenseDetector(nn.Module):
+    """A backbone, and a head that predicts at every cell of its feature maps.
+
+    A subclass implements `forward_training` and `forward_inference`.
+
+    Args:
+        backbone: from images to feature maps.
+        head: from a list of feature maps to a tuple of lists of tensors, one per map.
+        head_in_features: names of the maps; by default all, from fine to coarse.
+        pixel_mean: one number per channel; subtracted from the images.
+        pixel_std: one number per channel; the images are divided by it.
+    """
+
+    # Draw a training image every so many iterations, 0 for never; and its order of channels.
+    vis_period: int = 0
+    input_format: str = "BGR"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str] | None = None,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        if head_in_features is None:
+            shapes = backbone.output_shape()
+            head_in_features = sorted(shapes, key=lambda name: shapes[name].stride)
+        self.head_in_features = head_in_features
+        mean, std = pixel_statistics(pixel_mean, pixel_std)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def _move_to_current_device(self, x: Tensor) -> Tensor:
+        return move_device_like(x, self.pixel_mean)
+
+    def forward(self, batched_inputs: list[InputDict]) -> Any:
+        """Detect, or compute losses in training.
+
+        Args:
+            batched_inputs: one dictionary per image: "image" (C, H, W); in training "instances"
+                with `gt_boxes` and `gt_classes`; at test time optionally "height" and "width" of
+                the output, in pixels.
+
+        Returns:
+            in training, scalar losses by name; else ``[{"instances": Instances}, ...]`` with
+            `pred_boxes`, `scores` and `pred_classes`, by descending score.
+
+        Raises:
+            ValueError: there is no ground truth in training.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        maps = [features[name] for name in self.head_in_features]
+        predictions = self.head(maps)
+        if self.training:
+            return self._train(batched_inputs, images, maps, predictions)
+        results = self.forward_inference(images, maps, predictions)
+        return [
+            {"instances": detector_postprocess(found, *output_size(input_dict, image_size))}
+            for found, input_dict, image_size in zip(
+                results, batched_inputs, images.image_sizes, strict=True
+            )
+        ]
+
+    def _train(
+        self,
+        batched_inputs: list[InputDict],
+        images: ImageList,
+        features: list[Tensor],
+        predictions: Any,
+    ) -> dict[str, Tensor]:
+        gt_instances = ground_truth(batched_inputs, self.device)
+        if gt_instances is None:
+            raise ValueError("Training needs ground truth: every input dictionary 'instances'.")
+        losses = self.forward_training(images, features, predictions, gt_instances)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            with torch.no_grad():
+                results = self.forward_inference(images, features, predictions)
+            self.visualize_training(batched_inputs, results)
+        return losses
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: Any,
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses by name.
+
+        Args:
+            images: N images.
+            features: per level, (N, C, H, W).
+            predictions: output of the head.
+            gt_instances: per image.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward_training.")
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: Any
+    ) -> list[Instances]:
+        """Per image, detections in the frame of the network's input; arguments as in training."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward_inference.")
+
+    def preprocess_image(self, batched_inputs: list[InputDict]) -> ImageList:
+        """Images of the batch on the model's device, normalised and padded to one size."""
+        images = [self._move_to_current_device(x["image"]) for x in batched_inputs]
+        normalized = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return batch_for_backbone(normalized, self.backbone, pad_value=0.0)
+
+    def _transpose_dense_predictions(
+        self, predictions: Sequence[list[Tensor]], dims_per_anchor: Sequence[int]
+    ) -> list[list[Tensor]]:
+        """Each kind of prediction, per level (N, A * K, H, W), as (N, H * W * A, K)."""
+        return [
+            [permute_to_N_HWA_K(level, dim) for level in levels]
+            for levels, dim in zip(predictions, dims_per_anchor, strict=True)
+        ]
+
+    def _ema_update(
+        self, name: str, value: float, initial_value: float, momentum: float = 0.9
+    ) -> float:
+        """Exponential moving average in the attribute `name`; returns its new value.
+
+        The number of positives of a batch is a noisy normaliser of losses: one batch of few
+        objects would weigh as much as several others.
+        """
+        updated = getattr(self, name, initial_value) * momentum + value * (1 - momentum)
+        setattr(self, name, updated)
+        return updated
+
+    def _decode_per_level_predictions(
+        self,
+        anchors: Boxes,
+        pred_scores: Tensor,
+        pred_deltas: Tensor,
+        score_thresh: float,
+        topk_candidates: int,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """The best candidates of one level of one image.
+
+        Args:
+            anchors: R boxes.
+            pred_scores: (R, K), one score per anchor and class.
+            pred_deltas: (R, 4).
+            score_thresh: only higher scores are kept.
+            topk_candidates: at most this many.
+            image_size: (height, width).
+
+        Returns:
+            Instances with `pred_boxes`, `scores` and `pred_classes`, by descending score.
+        """
+        confident = pred_scores > score_thresh
+        rows, classes = confident.nonzero(as_tuple=True)
+        scores = pred_scores[rows, classes]
+        scores, order = scores.topk(min(topk_candidates, len(scores)))
+        rows, classes = rows[order], classes[order]
+        boxes = self.box2box_transform.apply_deltas(pred_deltas[rows], anchors.tensor[rows])
+        return Instances(image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+
+    def _decode_multi_level_predictions(
+        self,
+        anchors: list[Boxes],
+        pred_scores: list[Tensor],
+        pred_deltas: list[Tensor],
+        score_thresh: float,
+        topk_candidates: int,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """The best candidates of every level of one image; those that are not finite are left out.
+
+        Arguments as in `_decode_per_level_predictions`, per level.
+        """
+        candidates = Instances.cat(
+            [
+                self._decode_per_level_predictions(
+                    *level, score_thresh, topk_candidates, image_size
+                )
+                for level in zip(anchors, pred_scores, pred_deltas, strict=True)
+            ]
+        )
+        finite = candidates.pred_boxes.tensor.isfinite().all(dim=1) & candidates.scores.isfinite()
+        return candidates[finite]
+
+    def visualize_training(self, batched_inputs: list[InputDict], results: list[Instances]) -> None:
+        """Draw ground truth and best detections of the first image into the event storage."""
+        from detectron2.data.detection_utils import convert_image_to_rgb
+        from detectron2.utils.visualizer import Visualizer
+
+        first = batched_inputs[0]
+        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format)
+        detected = detector_postprocess(results[0], *image.shape[:2])
+        drawings = []
+        for boxes in (first["instances"].gt_boxes, detected.pred_boxes[:_MAX_DRAWN_RESULTS]):
+            canvas = Visualizer(image, None).overlay_instances(boxes=boxes.to("cpu"))
+            drawings.append(torch.from_numpy(canvas.get_image().copy()))
+        get_event_storage().put_image(
+            "Top: ground-truth boxes;  bottom: best detections",
+            torch.cat(drawings, dim=0).permute(2, 0, 1),
+        )
+
+
+def __getattr__(name: str) -> Any:
+    # Part of this module's address; the data package is loaded only for who asks.
+    if name == "convert_image_to_rgb":
+        from detectron2.data.detection_utils import convert_image_to_rgb
+
+        return convert_image_to_rgb
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
