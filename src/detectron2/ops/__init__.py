@@ -9,6 +9,7 @@ from detectron2.ops.deform_conv import deform_conv
 from detectron2.ops.nms import batched_nms, nms
 from detectron2.ops.nms_rotated import batched_nms_rotated, nms_rotated
 from detectron2.ops.paste_masks import paste_masks
+from detectron2.ops.rasterize_polygons import rasterize_polygons
 from detectron2.ops.roi_align import multilevel_roi_align, roi_align
 from detectron2.ops.roi_align_rotated import roi_align_rotated
 from detectron2.ops.roi_pool import roi_pool
@@ -23,6 +24,7 @@ __all__ = [
     "nms",
     "nms_rotated",
     "paste_masks",
+    "rasterize_polygons",
     "roi_align",
     "roi_align_rotated",
     "roi_pool",

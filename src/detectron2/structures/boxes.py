@@ -127,16 +127,14 @@ def _xywha_to_xyxy(
     x: Coordinate, y: Coordinate, width: Coordinate, height: Coordinate, angle: Coordinate
 ) -> tuple[Coordinate, ...]:
     theta = angle * (math.pi / 180)
-    if isinstance(theta, Tensor):
-        cos, sin = theta.cos().abs(), theta.sin().abs()
-    else:
-        cos, sin = abs(math.cos(theta)), abs(math.sin(theta))
+    maths: Any = torch if isinstance(theta, Tensor) else math
+    cos, sin = abs(maths.cos(theta)), abs(maths.sin(theta))
     half_width = (cos * width + sin * height) / 2
     half_height = (sin * width + cos * height) / 2
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-_CONVERSIONS = {
+_CONVERSIONS: dict[tuple[BoxMode, BoxMode], Callable[..., tuple[Coordinate, ...]]] = {
     (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS): _xyxy_to_xywh,
     (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS): _xywh_to_xyxy,
     (BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS): _xywh_to_xywha,
