@@ -15,6 +15,9 @@ def doctor(
     ] = True,
 ) -> None:
     """Print the environment and which kernel runs for each op and why; warm the kernel cache."""
+    import time
+
+    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -26,10 +29,12 @@ def doctor(
     table = Table(title="Kernels")
     for column in ("op", "device", "implementation", "why"):
         table.add_column(column)
-    for choice in dispatch.describe():
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    for choice in dispatch.explain(devices):
         table.add_row(choice.op, choice.device, choice.implementation, choice.reason)
     console.print(table)
     if warm:
+        start = time.perf_counter()
         with console.status("Compiling CPU kernels"):
-            seconds = dispatch.warm_up()
-        console.print(f"CPU kernels are ready ({seconds:.1f} s).")
+            dispatch.warm_up()
+        console.print(f"CPU kernels are ready ({time.perf_counter() - start:.1f} s).")

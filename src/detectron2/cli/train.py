@@ -1,0 +1,59 @@
+"""`detectron2 train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = (
+    "Examples: detectron2 train COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml; "
+    "detectron2 train COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
+    "--train-data train.json photos/ --val-data val.json photos/ --set SOLVER.MAX_ITER=2000"
+)
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="Zoo name, YAML file or LazyConfig .py file.")],
+    train_data: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="COCO JSON file and image folder to train on, instead of the config's."),
+    ] = None,
+    val_data: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="COCO JSON file and image folder to evaluate on."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints, logs and results.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint to start from.")] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Start from random weights.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the output.")
+    ] = False,
+    num_gpus: Annotated[int, typer.Option(min=0, help="GPUs of this machine to use.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best by default.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
+    ] = None,
+) -> None:
+    """Train a model, evaluating it on the way and at the end."""
+    from detectron2.engine.train_command import TrainOptions, run_train
+
+    run_train(
+        TrainOptions(
+            config=config,
+            train_data=train_data,
+            val_data=val_data,
+            output=output,
+            weights=weights,
+            random_weights=random_weights,
+            resume=resume,
+            num_gpus=num_gpus,
+            device=device,
+            overrides=overrides or [],
+        )
+    )

@@ -1,0 +1,98 @@
+"""`detectron2 zoo`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from detectron2.model_zoo.catalogue import ZooEntry
+
+EXAMPLE = (
+    "Examples: detectron2 zoo; detectron2 zoo list --task instance-segmentation --sort mask_ap; "
+    "detectron2 zoo show COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
+)
+
+app = typer.Typer(help="The models of the zoo: scores, speed, memory, licence, weights.")
+
+_SCORES = {"box_ap": "box AP", "mask_ap": "mask AP", "keypoint_ap": "kp AP", "pq": "PQ"}
+
+
+@app.callback(invoke_without_command=True)
+def _list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_models()
+
+
+@app.command("list")
+def list_models(
+    task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only models of this dataset.")] = None,
+    sort: Annotated[
+        str | None, typer.Option(help="A score such as box_ap, or inference_seconds_per_image.")
+    ] = None,
+) -> None:
+    """List the trained models with the numbers that their authors published."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from detectron2.model_zoo import catalogue
+
+    # A name with a space is a nuisance in a shell: instance-segmentation is as good.
+    task = task and task.replace("-", " ").replace("_", " ")
+    entries = catalogue.entries(task, dataset, sort)
+    table = Table(caption=f"Weights: {catalogue.weights_licence()}. Times and memory on V100.")
+    table.add_column("config", no_wrap=True)
+    for column in (*_SCORES.values(), "s/image", "train GB"):
+        table.add_column(column, justify="right")
+    for entry in entries:
+        table.add_row(entry.config, *_numbers(entry))
+    # A table cut to a narrow terminal, or to the 80 columns of a pipe, would lose names.
+    Console(width=max(Console().width, 118)).print(table)
+
+
+@app.command("show")
+def show(
+    config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
+) -> None:
+    """Show one model: its numbers, its weights and their licence, the file of its config."""
+    from rich.console import Console
+
+    from detectron2 import model_zoo
+    from detectron2.model_zoo import catalogue
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"config file: {model_zoo.get_config_file(config)}")
+    entry = catalogue.find(config)
+    if entry is None:
+        console.print("weights: none are published for this config")
+        return
+    console.print(f"task: {entry.task} on {entry.dataset}, schedule {entry.schedule or 'unknown'}")
+    for name, value in entry.metrics.items():
+        console.print(f"{name}: {value}")
+    for label, value in (
+        ("inference, seconds per image", entry.inference_seconds_per_image),
+        ("training, seconds per iteration", entry.train_seconds_per_iteration),
+        ("training, GB", entry.train_memory_gb),
+    ):
+        if value is not None:
+            console.print(f"{label}: {value}")
+    console.print(f"weights: {entry.url}\nlicence of the weights: {catalogue.weights_licence()}")
+
+
+@app.command("download")
+def download(
+    config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
+) -> None:
+    """Fetch the weights of a model into the cache, check them and print where they are."""
+    from detectron2 import model_zoo
+    from detectron2.utils.file_io import PathManager
+
+    print(PathManager.get_local_path(model_zoo.get_checkpoint_url(config)))
+
+
+def _numbers(entry: ZooEntry) -> list[str]:
+    scores = [entry.metrics.get(name) for name in _SCORES]
+    cost = [entry.inference_seconds_per_image, entry.train_memory_gb]
+    return ["" if value is None else f"{value:g}" for value in scores + cost]

@@ -1,0 +1,156 @@
+"""What `detectron2 train` and `detectron2 eval` do with a YAML config or a LazyConfig."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detectron2 import model_zoo
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import register_coco_instances
+from detectron2.data.metadata_file import METADATA_FILE, save_metadata
+from detectron2.engine.config_source import resolve_config
+from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.launch import launch
+from detectron2.utils import comm
+
+__all__ = ["TrainOptions", "configure", "run_evaluate", "run_train"]
+
+TRAIN_NAME, VAL_NAME = "own_train", "own_val"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of `detectron2 train` and `eval`; see their help."""
+
+    config: str
+    train_data: tuple[Path, Path] | None = None
+    val_data: tuple[Path, Path] | None = None
+    output: Path | None = None
+    weights: str | None = None
+    random_weights: bool = False
+    resume: bool = False
+    num_gpus: int = 1
+    device: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+
+def run_train(options: TrainOptions) -> None:
+    """Train on the GPUs asked for, or on the CPU.
+
+    Raises:
+        FileNotFoundError: the config, the weights or the data are not to be had.
+        ValueError: the data has no categories, or the config is not of the right kind.
+    """
+    configure(options)  # says what is wrong before any process is started
+    launch(_train, options.num_gpus, dist_url="auto", args=(options,))
+
+
+def run_evaluate(options: TrainOptions) -> dict[str, Any]:
+    """Evaluate the checkpoint and return the metrics of every dataset."""
+    cfg = configure(options)
+    if not options.weights:
+        cfg.MODEL.WEIGHTS = _published_weights(options.config)
+    _set_up(cfg, options, eval_only=True)
+    model = DefaultTrainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    return DefaultTrainer.test(cfg, model)
+
+
+def configure(options: TrainOptions) -> CfgNode:
+    """Config with the options applied and the data registered. The config's own keys come last:
+    an override that is given explicitly wins over what the data suggests.
+    """
+    cfg = resolve_config(options.config)
+    if not isinstance(cfg, CfgNode):
+        raise ValueError(
+            f"{options.config!r} is a LazyConfig; train it with tools/lazyconfig_train_net.py "
+            "--config-file, or give the YAML config of the same model."
+        )
+    if options.train_data is not None:
+        categories = _register(TRAIN_NAME, *options.train_data)
+        cfg.DATASETS.TRAIN = (TRAIN_NAME,)
+        cfg.DATASETS.TEST = ()
+        _fit_to_categories(cfg, categories)
+    if options.val_data is not None:
+        categories = _register(VAL_NAME, *options.val_data)
+        cfg.DATASETS.TEST = (VAL_NAME,)
+        if options.train_data is None:
+            _fit_to_categories(cfg, categories)
+    if options.output is not None:
+        cfg.OUTPUT_DIR = str(options.output)
+    if options.weights is not None or options.random_weights:
+        cfg.MODEL.WEIGHTS = options.weights or ""
+    cfg.MODEL.DEVICE = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return resolve_config(cfg, options.overrides)
+
+
+def _train(options: TrainOptions) -> None:
+    cfg = configure(options)
+    _set_up(cfg, options, eval_only=False)
+    if comm.is_main_process() and len(cfg.DATASETS.TRAIN):
+        # The registered names are known only after the annotations have been read.
+        DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+        save_metadata(cfg.DATASETS.TRAIN[0], Path(cfg.OUTPUT_DIR) / METADATA_FILE)
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load(resume=options.resume)
+    trainer.train()
+
+
+def _set_up(cfg: CfgNode, options: TrainOptions, eval_only: bool) -> None:
+    cfg.freeze()
+    default_setup(cfg, argparse.Namespace(config_file=options.config, eval_only=eval_only, opts=[]))
+
+
+def _published_weights(config: str) -> str:
+    if Path(config).exists():
+        raise ValueError(f"{config!r} is a file, which has no published weights: add --weights.")
+    return model_zoo.get_checkpoint_url(config)
+
+
+def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]]:
+    """Register a COCO file under `name` and return its categories."""
+    for path in (annotations, images):
+        if not path.exists():
+            raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    try:
+        categories = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{str(annotations)!r} is no COCO-format annotation file: {error!r}."
+        ) from error
+    if not categories:
+        raise ValueError(f"{str(annotations)!r} lists no categories, so there is nothing to learn.")
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_instances(name, _keypoint_metadata(categories), str(annotations), str(images))
+    return categories
+
+
+def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """Names of the keypoints, and which change places in a mirror: left_x and right_x."""
+    names = categories[0].get("keypoints")
+    if not names:
+        return {}
+    mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
+    pairs = [(left, right) for left, right in mirrored.items() if right in names]
+    return {"keypoint_names": names, "keypoint_flip_map": pairs}
+
+
+def _fit_to_categories(cfg: CfgNode, categories: list[dict[str, Any]]) -> None:
+    count = len(categories)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
+    cfg.MODEL.RETINANET.NUM_CLASSES = count
+    keypoints = categories[0].get("keypoints")
+    if cfg.MODEL.KEYPOINT_ON and keypoints:
+        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(keypoints)
+        # 0.05 is about the mean of the constants that COCO measured for people.
+        cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * len(keypoints)
