@@ -1,0 +1,22 @@
+"""Panoptic FPN with ResNet-50: Mask R-CNN and a semantic head on one pyramid."""
+
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import PanopticFPN
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+
+from .mask_rcnn_fpn import model
+
+model._target_ = PanopticFPN
+model.sem_seg_head = L(SemSegFPNHead)(
+    input_shape={
+        f"p{level}": L(ShapeSpec)(channels="${....backbone.out_channels}", stride=2**level)
+        for level in (2, 3, 4, 5)
+    },
+    ignore_value=255,
+    num_classes=54,  # 53 stuff classes of COCO and one for all things
+    conv_dims=128,
+    common_stride=4,
+    loss_weight=0.5,
+    norm="GN",
+)
