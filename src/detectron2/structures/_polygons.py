@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,9 +54,8 @@ def as_polygons(polygons: PolygonsLike) -> list[Polygon]:
 
 def fill(objects: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
     """(N, H, W) bool masks of N objects, each the union of its polygons."""
-    return _fill_corners(
-        [[polygon.reshape(-1, 2) for polygon in polygons] for polygons in objects], size
-    )
+    vertices, counts, owners = _flatten(objects)
+    return _rasterize(vertices, counts, owners, len(objects), size)
 
 
 def fill_on_grids(objects: Sequence[Sequence[Polygon]], boxes: Tensor, mask_size: int) -> Tensor:
@@ -68,27 +66,40 @@ def fill_on_grids(objects: Sequence[Sequence[Polygon]], boxes: Tensor, mask_size
     corners = boxes.detach().to("cpu", torch.float64).numpy()
     origins = corners[:, :2]
     scales = mask_size / np.maximum(corners[:, 2:] - origins, 0.1)
-    on_grids = [
-        [(polygon.reshape(-1, 2) - origin) * scale for polygon in polygons]
-        for polygons, origin, scale in zip(objects, origins, scales)
-    ]
-    return _fill_corners(on_grids, (mask_size, mask_size))
+    vertices, counts, owners = _flatten(objects)
+    owner_of_vertex = np.repeat(owners, counts)
+    on_grids = (vertices - origins[owner_of_vertex]) * scales[owner_of_vertex]
+    return _rasterize(on_grids, counts, owners, len(objects), (mask_size, mask_size))
 
 
-def _fill_corners(objects: Sequence[Sequence[NDArray[Any]]], size: tuple[int, int]) -> Tensor:
-    """The same from polygons of shape (V, 2)."""
+def _flatten(
+    objects: Sequence[Sequence[Polygon]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Corners (V, 2) of all P polygons, the number (P,) in each, and the owner (P,) of each."""
     polygons = list(chain.from_iterable(objects))
+    vertices = np.concatenate(polygons) if polygons else np.empty(0)
+    counts = np.array([polygon.size // 2 for polygon in polygons], dtype=np.int64)
     owners = np.repeat(np.arange(len(objects)), [len(polygons) for polygons in objects])
+    return vertices.reshape(-1, 2), counts, owners
+
+
+def _rasterize(
+    vertices: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    num_masks: int,
+    size: tuple[int, int],
+) -> Tensor:
     return ops.rasterize_polygons(
-        torch.from_numpy(np.concatenate(polygons or [np.empty((0, 2))])),
-        torch.tensor([len(polygon) for polygon in polygons], dtype=torch.int64),
+        torch.from_numpy(vertices),
+        torch.from_numpy(counts),
         torch.from_numpy(owners),
-        len(objects),
+        num_masks,
         size,
     )
 
 
-def polygon_area(x: NDArray[Any], y: NDArray[Any]) -> float:
+def polygon_area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Area of a polygon with the corners (x[i], y[i]): the shoelace formula."""
     return 0.5 * float(np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
 

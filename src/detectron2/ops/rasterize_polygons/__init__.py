@@ -57,4 +57,16 @@ def rasterize_polygons(
     )
 
 
-dispatch.register("rasterize_polygons", reference=rasterize_polygons_reference)
+def rasterize_polygons_fake(
+    vertices: Tensor, polygon_sizes: Tensor, owners: Tensor, num_masks: int, height: int, width: int
+) -> Tensor:
+    return vertices.new_empty(num_masks, height, width, dtype=torch.bool)
+
+
+dispatch.define(
+    "rasterize_polygons(Tensor vertices, Tensor polygon_sizes, Tensor owners, SymInt num_masks, "
+    "SymInt height, SymInt width) -> Tensor",
+    reference=rasterize_polygons_reference,
+    fake=rasterize_polygons_fake,
+    numba="detectron2.ops.rasterize_polygons.cpu:rasterize_polygons_cpu",
+)
