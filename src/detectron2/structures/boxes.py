@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detectron2 import ops
+
 __all__ = [
     "BoxMode",
     "Boxes",
@@ -273,7 +275,8 @@ def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     """(N, M) areas shared by each of N boxes with each of M boxes."""
     top_left = torch.maximum(boxes1.tensor[:, None, :2], boxes2.tensor[None, :, :2])
     bottom_right = torch.minimum(boxes1.tensor[:, None, 2:], boxes2.tensor[None, :, 2:])
-    return (bottom_right - top_left).clamp_(min=0).prod(dim=2)
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(2)
+    return width * height
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
@@ -281,9 +284,7 @@ def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
 
     0 where the boxes do not overlap, also when both are empty.
     """
-    intersection = pairwise_intersection(boxes1, boxes2)
-    union = boxes1.area()[:, None] + boxes2.area()[None, :] - intersection
-    return _ratio(intersection, union)
+    return ops.box_iou(boxes1.tensor, boxes2.tensor)
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
@@ -301,7 +302,8 @@ def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
         raise AssertionError(f"{len(boxes1)} boxes cannot be matched with {len(boxes2)} boxes.")
     top_left = torch.maximum(boxes1.tensor[:, :2], boxes2.tensor[:, :2])
     bottom_right = torch.minimum(boxes1.tensor[:, 2:], boxes2.tensor[:, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=1)
+    width, height = (bottom_right - top_left).clamp(min=0).unbind(1)
+    intersection = width * height
     return _ratio(intersection, boxes1.area() + boxes2.area() - intersection)
 
 
