@@ -95,6 +95,8 @@ def define(
     fake: Callable[..., Any],
     numba: str | None = None,
     triton: str | None = None,
+    backward: Callable[..., Any] | None = None,
+    save: Callable[..., Any] | None = None,
 ) -> None:
     """Register an op and make it a torch op, ``torch.ops.detectron2.<name>``.
 
@@ -104,12 +106,18 @@ def define(
         fake: makes outputs of the right shape, dtype and strides out of fake tensors.
         numba: "module:function" of the CPU kernel.
         triton: "module:function" of the CUDA kernel.
+        backward: (ctx, *gradients) to the gradient of every argument.
+        save: (ctx, inputs, output), keeps what `backward` needs.
     """
     name = schema.partition("(")[0]
     register(name, reference=reference, numba=numba, triton=triton)
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, functools.partial(run, name), "CompositeExplicitAutograd")
     torch.library.register_fake(f"detectron2::{name}", fake, lib=LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(
+            f"detectron2::{name}", backward, setup_context=save, lib=LIBRARY
+        )
 
 
 def call(name: str, *args: Any) -> Any:

@@ -1,13 +1,20 @@
 """ROIAlign on one feature map, or on all levels of a pyramid in one call."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
 from detectron2.ops.checks import as_pair, check_features, check_rois, check_same_device
-from detectron2.ops.roi_align.reference import multilevel_roi_align_reference, roi_align_reference
+from detectron2.ops.formats import format_of, is_channels_last
+from detectron2.ops.roi_align.reference import (
+    multilevel_roi_align_backward_reference,
+    multilevel_roi_align_reference,
+    roi_align_backward_reference,
+    roi_align_reference,
+)
 
 __all__ = ["multilevel_roi_align", "roi_align"]
 
@@ -128,5 +135,159 @@ def check_levels(
     check_same_device(rois, levels, "rois", "levels")
 
 
-dispatch.register("roi_align", reference=roi_align_reference)
-dispatch.register("multilevel_roi_align", reference=multilevel_roi_align_reference)
+# ---- torch.ops.detectron2.roi_align and its gradient
+
+
+def fake_roi_align(
+    input: Tensor,
+    rois: Tensor,
+    height: int,
+    width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    pooled = input.new_empty(rois.shape[0], input.shape[1], height, width)
+    return pooled.contiguous(memory_format=format_of(is_channels_last(input)))
+
+
+def fake_roi_align_backward(
+    grad: Tensor,
+    rois: Tensor,
+    input_shape: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+) -> Tensor:
+    return grad.new_empty(input_shape).contiguous(memory_format=format_of(channels_last))
+
+
+def save_roi_align(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, rois, _, _, *ctx.arguments = inputs
+    ctx.save_for_backward(rois)
+    ctx.input_shape, ctx.channels_last = input.shape, is_channels_last(input)
+
+
+def differentiate_roi_align(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (rois,) = ctx.saved_tensors
+    gradient = torch.ops.detectron2.roi_align_backward(
+        grad, rois, ctx.input_shape, *ctx.arguments, ctx.channels_last
+    )
+    return gradient, None, None, None, None, None, None
+
+
+def save_roi_align_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, rois, _, *ctx.arguments, _ = inputs
+    ctx.save_for_backward(rois)
+    ctx.bins = grad.shape[2:]
+
+
+def differentiate_roi_align_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # The op is linear in `input`, so the gradient of its gradient is the op itself.
+    (rois,) = ctx.saved_tensors
+    pooled = torch.ops.detectron2.roi_align(grad, rois, *ctx.bins, *ctx.arguments)
+    return pooled, None, None, None, None, None, None
+
+
+dispatch.define(
+    "roi_align(Tensor input, Tensor rois, SymInt height, SymInt width, float spatial_scale, "
+    "int sampling_ratio, bool aligned) -> Tensor",
+    reference=roi_align_reference,
+    fake=fake_roi_align,
+    numba="detectron2.ops.roi_align.cpu:roi_align",
+    backward=differentiate_roi_align,
+    save=save_roi_align,
+)
+dispatch.define(
+    "roi_align_backward(Tensor grad, Tensor rois, SymInt[] input_shape, float spatial_scale, "
+    "int sampling_ratio, bool aligned, bool channels_last) -> Tensor",
+    reference=roi_align_backward_reference,
+    fake=fake_roi_align_backward,
+    numba="detectron2.ops.roi_align.cpu:roi_align_backward",
+    backward=differentiate_roi_align_backward,
+    save=save_roi_align_backward,
+)
+
+
+# ---- torch.ops.detectron2.multilevel_roi_align and its gradient
+
+
+def fake_multilevel_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    height: int,
+    width: int,
+    spatial_scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    return fake_roi_align(features[0], rois, height, width, 1.0, sampling_ratio, aligned)
+
+
+def fake_multilevel_roi_align_backward(
+    grad: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    sizes: Sequence[int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: Sequence[bool],
+) -> list[Tensor]:
+    return [
+        grad.new_empty(sizes[0], grad.shape[1], height, width).contiguous(
+            memory_format=format_of(last)
+        )
+        for height, width, last in zip(sizes[1::2], sizes[2::2], channels_last)
+    ]
+
+
+def save_multilevel(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, rois, levels, _, _, *ctx.arguments = inputs
+    ctx.save_for_backward(rois, levels)
+    ctx.sizes = [features[0].shape[0]]
+    for feature in features:
+        ctx.sizes.extend(feature.shape[2:])
+    ctx.channels_last = [is_channels_last(feature) for feature in features]
+
+
+def differentiate_multilevel(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    gradients = torch.ops.detectron2.multilevel_roi_align_backward(
+        grad, *ctx.saved_tensors, ctx.sizes, *ctx.arguments, ctx.channels_last
+    )
+    return gradients, None, None, None, None, None, None, None
+
+
+def save_multilevel_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    grad, rois, levels, _, *ctx.arguments, _ = inputs
+    ctx.save_for_backward(rois, levels)
+    ctx.bins = grad.shape[2:]
+
+
+def differentiate_multilevel_backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    pooled = torch.ops.detectron2.multilevel_roi_align(
+        grads, *ctx.saved_tensors, *ctx.bins, *ctx.arguments
+    )
+    return pooled, None, None, None, None, None, None, None
+
+
+dispatch.define(
+    "multilevel_roi_align(Tensor[] features, Tensor rois, Tensor levels, SymInt height, "
+    "SymInt width, float[] spatial_scales, int sampling_ratio, bool aligned) -> Tensor",
+    reference=multilevel_roi_align_reference,
+    fake=fake_multilevel_roi_align,
+    numba="detectron2.ops.roi_align.cpu:multilevel_roi_align",
+    backward=differentiate_multilevel,
+    save=save_multilevel,
+)
+dispatch.define(
+    "multilevel_roi_align_backward(Tensor grad, Tensor rois, Tensor levels, SymInt[] sizes, "
+    "float[] spatial_scales, int sampling_ratio, bool aligned, bool[] channels_last) -> Tensor[]",
+    reference=multilevel_roi_align_backward_reference,
+    fake=fake_multilevel_roi_align_backward,
+    numba="detectron2.ops.roi_align.cpu:multilevel_roi_align_backward",
+    backward=differentiate_multilevel_backward,
+    save=save_multilevel_backward,
+)

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 
 from detectron2.ops.box_iou.reference import compute_dtype
+from detectron2.ops.formats import format_of
 
 __all__ = [
     "SampleGrid",
     "average_samples",
     "bilinear_cells",
+    "boxes_in_cells",
+    "multilevel_roi_align_backward_reference",
     "multilevel_roi_align_reference",
+    "roi_align_backward_reference",
     "roi_align_reference",
     "sample_grid",
+    "spread_samples",
 ]
 
 
@@ -119,6 +124,47 @@ def average_samples(
     return mean.permute(0, 3, 1, 2)
 
 
+def spread_samples(
+    grad: Tensor, image: Tensor, y: Tensor, x: Tensor, grid: SampleGrid, input_shape: Sequence[int]
+) -> Tensor:
+    """Gradient of :func:`average_samples` in `features`: (N, C, H, W) from (K, C, h, w)."""
+    images, channels, height, width = input_shape
+    share = grad / grid.per_bin.to(grad.dtype)[:, None, None, None]
+    share = share.permute(0, 2, 3, 1)[grid.roi]  # (R, h, w, C)
+    first_cell = (image * (height * width))[grid.roi][:, None, None]
+    total = grad.new_zeros(images * height * width, channels)
+    for row, column, weight in bilinear_cells(y, x, height, width):
+        cell = first_cell + row * width + column  # (R, h, w)
+        total = total.index_add(0, cell.flatten(), (share * weight[..., None]).flatten(0, 2))
+    return total.reshape(images, height, width, channels).permute(0, 3, 1, 2)
+
+
+def boxes_in_cells(rois: Tensor, dtype: torch.dtype, spatial_scale: float, aligned: bool) -> Tensor:
+    """(K, 4) rows of (y0, x0, height, width) in the frame where cell centers are integers."""
+    offset = 0.5 if aligned else 0.0
+    x0, y0, x1, y1 = (rois[:, 1:].to(dtype) * spatial_scale - offset).unbind(1)
+    boxes = torch.stack([y0, x0, y1 - y0, x1 - x0], dim=1)
+    return boxes if aligned else torch.cat([boxes[:, :2], boxes[:, 2:].clamp(min=1)], dim=1)
+
+
+def sample_positions(
+    boxes: Tensor, height: int, width: int, sampling_ratio: int
+) -> tuple[SampleGrid, Tensor, Tensor]:
+    """The samples of the (K, 4) boxes in cells: the list, y (R, h, 1) and x (R, 1, w)."""
+    y0, x0, roi_height, roi_width = boxes.unbind(1)  # (K,) each
+    grid = sample_grid(roi_height, roi_width, (height, width), sampling_ratio)
+    positions = []
+    for start, side, bins, sample, samples in (
+        (y0, roi_height, height, grid.y, grid.rows),
+        (x0, roi_width, width, grid.x, grid.columns),
+    ):
+        index = torch.arange(bins, device=boxes.device, dtype=boxes.dtype)
+        bin_side = (side / bins)[grid.roi][:, None]
+        bin_start = start[grid.roi][:, None] + index * bin_side
+        positions.append(bin_start + sample * bin_side / samples)
+    return grid, positions[0][:, :, None], positions[1][:, None, :]
+
+
 def roi_align_reference(
     input: Tensor,
     rois: Tensor,
@@ -130,27 +176,27 @@ def roi_align_reference(
 ) -> Tensor:
     """(K, C, height, width); see :func:`detectron2.ops.roi_align`."""
     features = input.to(compute_dtype(input.dtype))
-    rois = rois.to(features.dtype)
-    offset = 0.5 if aligned else 0.0
-    x0, y0, x1, y1 = (rois[:, 1:] * spatial_scale - offset).unbind(1)  # (K,) each, in cells
-    roi_width, roi_height = x1 - x0, y1 - y0
-    if not aligned:
-        roi_width, roi_height = roi_width.clamp(min=1), roi_height.clamp(min=1)
-    grid = sample_grid(roi_height, roi_width, (height, width), sampling_ratio)
-    positions = []
-    for start, side, bins, sample, samples in (
-        (y0, roi_height, height, grid.y, grid.rows),
-        (x0, roi_width, width, grid.x, grid.columns),
-    ):
-        bin_start = torch.arange(bins, device=rois.device, dtype=rois.dtype)
-        bin_side = (side / bins)[grid.roi][:, None]
-        positions.append(
-            start[grid.roi][:, None] + bin_start * bin_side + sample * bin_side / samples
-        )
-    y, x = positions  # (R, h) and (R, w)
+    boxes = boxes_in_cells(rois, features.dtype, spatial_scale, aligned)
+    grid, y, x = sample_positions(boxes, height, width, sampling_ratio)
+    return average_samples(features, rois[:, 0].to(torch.int64), y, x, grid).to(input.dtype)
+
+
+def roi_align_backward_reference(
+    grad: Tensor,
+    rois: Tensor,
+    input_shape: Sequence[int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: bool,
+) -> Tensor:
+    """Gradient of :func:`roi_align_reference` in `input`, written out."""
+    real = compute_dtype(grad.dtype)
+    boxes = boxes_in_cells(rois, real, spatial_scale, aligned)
+    grid, y, x = sample_positions(boxes, grad.shape[2], grad.shape[3], sampling_ratio)
     image = rois[:, 0].to(torch.int64)
-    output = average_samples(features, image, y[:, :, None], x[:, None, :], grid)
-    return output.to(input.dtype)
+    spread = spread_samples(grad.to(real), image, y, x, grid, input_shape).to(grad.dtype)
+    return spread.contiguous(memory_format=format_of(channels_last))
 
 
 def multilevel_roi_align_reference(
@@ -166,9 +212,42 @@ def multilevel_roi_align_reference(
     """(K, C, height, width); see :func:`detectron2.ops.multilevel_roi_align`."""
     output = features[0].new_zeros(rois.shape[0], features[0].shape[1], height, width)
     for level, (feature, scale) in enumerate(zip(features, spatial_scales)):
-        (of_level,) = torch.nonzero(levels == level, as_tuple=True)
+        (members,) = torch.nonzero(levels == level, as_tuple=True)
         pooled = roi_align_reference(
-            feature, rois[of_level], height, width, scale, sampling_ratio, aligned
+            feature, rois[members], height, width, scale, sampling_ratio, aligned
         )
-        output = output.index_put((of_level,), pooled)
+        output = output.index_put((members,), pooled)
     return output
+
+
+def multilevel_roi_align_backward_reference(
+    grad: Tensor,
+    rois: Tensor,
+    levels: Tensor,
+    sizes: Sequence[int],
+    spatial_scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+    channels_last: Sequence[bool],
+) -> list[Tensor]:
+    """Gradient of :func:`multilevel_roi_align_reference` in every level.
+
+    Args:
+        sizes: N, then Hl, Wl of every level.
+    """
+    gradients = []
+    for level, scale in enumerate(spatial_scales):
+        (members,) = torch.nonzero(levels == level, as_tuple=True)
+        shape = (sizes[0], grad.shape[1], sizes[1 + 2 * level], sizes[2 + 2 * level])
+        gradients.append(
+            roi_align_backward_reference(
+                grad[members],
+                rois[members],
+                shape,
+                scale,
+                sampling_ratio,
+                aligned,
+                channels_last[level],
+            )
+        )
+    return gradients
