@@ -1,116 +1,116 @@
-"""Backbones and detectors of MMDetection 2.x as parts of a model here.
-
-MMDetection is imported when a part is given as a config, or when ground truth has masks.
-"""
+"""Models of mmdetection 2.x behind our interfaces; mmdet itself is needed only to build from dicts."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch._inputs import InputDict, output_size, pixel_statistics
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
-from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.events import get_event_storage
 
-# Some of these are not used here; downstream code imports them from this address.
-__all__ = [
-    "Backbone",
-    "BitMasks",
-    "Boxes",
-    "ImageList",
-    "Instances",
-    "MMDetBackbone",
-    "MMDetDetector",
-    "ShapeSpec",
-    "get_event_storage",
-]
+__all__ = ["MMDetBackbone", "MMDetDetector"]
 
-
-def _built(part: nn.Module | Mapping[str, Any], kind: str) -> nn.Module:
-    """A module as it is, or MMDetection's `kind` ("backbone", "neck", "detector") of a config."""
-    if isinstance(part, nn.Module):
-        return part
-    from mmcv import ConfigDict
-    from mmdet import models
-
-    plain = OmegaConf.to_container(part, resolve=True) if isinstance(part, DictConfig) else part
-    module: nn.Module = getattr(models, f"build_{kind}")(ConfigDict(plain))
-    return module
+logger = logging.getLogger(__name__)
 
 
 class MMDetBackbone(Backbone):
-    """A backbone of MMDetection, with or without its neck."""
+    """A backbone of mmdetection, with an optional neck, as a `Backbone`.
+
+    Its weights are initialised here, by its own rule.
+
+    Args:
+        backbone: module from images to a sequence of maps, or the dict that mmdet builds it from.
+        neck: module from that sequence to another, or a dict; None for none.
+        output_shapes: of each map of the last sequence.
+        output_names: of each map; by default "out0", "out1", ...
+
+    Raises:
+        ValueError: names and shapes differ in number.
+    """
 
     def __init__(
         self,
         backbone: nn.Module | Mapping[str, Any],
         neck: nn.Module | Mapping[str, Any] | None = None,
         *,
-        output_shapes: list[ShapeSpec],
-        output_names: list[str] | None = None,
+        output_shapes: Sequence[ShapeSpec],
+        output_names: Sequence[str] | None = None,
     ) -> None:
-        """
-        Args:
-            backbone, neck: modules, or configs that MMDetection builds them from. Their
-                `init_weights`, if there is one, is called: it may load pretrained weights.
-            output_shapes: of each feature map, in the order in which they come out.
-            output_names: of the feature maps; "out0", "out1", ... by default.
-        """
         super().__init__()
-        self.backbone = _built(backbone, "backbone")
-        self.neck = None if neck is None else _built(neck, "neck")
-        for module in (self.backbone, self.neck):
-            if hasattr(module, "init_weights"):
-                module.init_weights()
+        self.backbone = _build("backbone", backbone)
+        self.neck = None if neck is None else _build("neck", neck)
         if output_names is None:
-            output_names = [f"out{i}" for i in range(len(output_shapes))]
-        self._output_shapes = dict(zip(output_names, output_shapes, strict=True))
+            output_names = [f"out{index}" for index in range(len(output_shapes))]
+        if len(output_names) != len(output_shapes):
+            raise ValueError(
+                f"There are {len(output_names)} output names {list(output_names)} for "
+                f"{len(output_shapes)} output shapes."
+            )
+        self._output_names = list(output_names)
+        self._output_shapes = list(output_shapes)
+        for part in (self.backbone, self.neck):
+            if part is None:
+                continue
+            logger.info("Initialising the weights of %s.", type(part).__name__)
+            for module in part if isinstance(part, nn.Sequential) else [part]:
+                module.init_weights()
+            # mmdet freezes layers in train().
+            part.train()
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of (N, C, H, W) images by name."""
+        """Maps of (N, C, H, W) images, by name.
+
+        Raises:
+            TypeError: the wrapped model returns no sequence.
+        """
         outputs = self.backbone(x)
         if self.neck is not None:
             outputs = self.neck(outputs)
-        if not isinstance(outputs, (list, tuple)) or len(outputs) != len(self._output_shapes):
-            count = len(outputs) if isinstance(outputs, (list, tuple)) else type(outputs).__name__
+        if not isinstance(outputs, (list, tuple)):
+            raise TypeError(f"An mmdet backbone returns a sequence, not {type(outputs).__name__}.")
+        if len(outputs) != len(self._output_names):
             raise ValueError(
-                f"The MMDetection backbone returned {count} feature maps, but output_shapes "
-                f"describes {len(self._output_shapes)}."
+                f"The wrapped backbone returns {len(outputs)} maps; {len(self._output_names)} "
+                f"output shapes were given."
             )
-        return dict(zip(self._output_shapes, outputs))
+        return dict(zip(self._output_names, outputs, strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Shape of each feature map by name."""
-        return dict(self._output_shapes)
+        return dict(zip(self._output_names, self._output_shapes, strict=True))
 
 
 class MMDetDetector(nn.Module):
-    """A detector of MMDetection behind the inputs and outputs of models here."""
+    """A detector of mmdetection 2.x as one of our models.
+
+    Args:
+        detector: module with `forward_train` and `simple_test`, or the dict that mmdet builds it
+            from.
+        size_divisibility: images are padded to multiples of this many pixels.
+        pixel_mean: one number per channel; subtracted from the images.
+        pixel_std: one number per channel; the images are divided by it.
+    """
 
     def __init__(
         self,
         detector: nn.Module | Mapping[str, Any],
         *,
         size_divisibility: int = 32,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
     ) -> None:
-        """
-        Args:
-            detector: module, or config that MMDetection builds it from.
-            size_divisibility: images are padded to a multiple of it.
-            pixel_mean, pixel_std: one number for each channel; images are normalised by them.
-        """
         super().__init__()
-        self.detector = _built(detector, "detector")
+        self.detector = _build("detector", detector)
+        self.detector.init_weights()
         self.size_divisibility = size_divisibility
         mean, std = pixel_statistics(pixel_mean, pixel_std)
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -121,101 +121,120 @@ class MMDetDetector(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[InputDict]) -> Any:
-        """Losses by name when training; else ``[{"instances": Instances}, ...]``."""
-        tensors = [x["image"].to(self.device) for x in batched_inputs]
-        normalized = [(x - self.pixel_mean) / self.pixel_std for x in tensors]
-        images = ImageList.from_tensors(normalized, self.size_divisibility)
-        sizes = [output_size(x, size) for x, size in zip(batched_inputs, images.image_sizes)]
+        """Losses by name in training, else ``[{"instances": Instances}, ...]``.
+
+        Args:
+            batched_inputs: see `detectron2.modeling.DenseDetector.forward`.
+        """
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        normalized = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        batch = ImageList.from_tensors(normalized, size_divisibility=self.size_divisibility)
         metas = [
-            _image_meta(size, wanted, images.tensor.shape[-2:])
-            for size, wanted in zip(images.image_sizes, sizes)
+            _image_meta(x, size, batch.tensor.shape[-2:])
+            for x, size in zip(batched_inputs, batch.image_sizes, strict=True)
         ]
         if self.training:
-            ground_truth = [x["instances"].to(self.device) for x in batched_inputs]
-            return self._losses(images, metas, ground_truth)
-        results = self.detector.simple_test(images.tensor, metas, rescale=True)
-        return [{"instances": _to_instances(result, size)} for result, size in zip(results, sizes)]
-
-    def _losses(
-        self, images: ImageList, metas: list[dict[str, Any]], ground_truth: list[Instances]
-    ) -> dict[str, Tensor]:
-        arguments: dict[str, Any] = {}
-        if ground_truth[0].has("gt_masks"):
-            height, width = images.tensor.shape[-2:]
-            arguments["gt_masks"] = [
-                _to_mmdet_masks(x.gt_masks, height, width) for x in ground_truth
-            ]
-        outputs = self.detector.forward_train(
-            images.tensor,
-            metas,
-            [x.gt_boxes.tensor for x in ground_truth],
-            [x.gt_classes for x in ground_truth],
-            gt_bboxes_ignore=None,
-            **arguments,
-        )
-        values = {name: _mean_sum(value) for name, value in outputs.items()}
-        # MMDetection's convention: what is called a loss is minimised, the rest is shown.
-        if has_event_storage():
-            for name, value in values.items():
-                if "loss" not in name:
-                    get_event_storage().put_scalar(name, value.item())
-        return {name: value for name, value in values.items() if "loss" in name}
+            targets = _targets([x["instances"].to(self.device) for x in batched_inputs])
+            return _parse_losses(self.detector.forward_train(batch.tensor, metas, **targets))
+        results = self.detector.simple_test(batch.tensor, metas, rescale=False)
+        outputs = []
+        for result, size, x in zip(results, batch.image_sizes, batched_inputs, strict=True):
+            instances = _to_instances(result, size)
+            outputs.append({"instances": detector_postprocess(instances, *output_size(x, size))})
+        return outputs
 
 
-def _mean_sum(value: Tensor | Sequence[Tensor]) -> Tensor:
-    """Mean of a tensor, or the sum of the means of several (one for each level)."""
-    tensors = [value] if isinstance(value, Tensor) else list(value)
-    return torch.stack([tensor.mean() for tensor in tensors]).sum()
+def _build(kind: str, part: nn.Module | Mapping[str, Any]) -> nn.Module:
+    """`part`, built by mmdet where it is a config dict."""
+    if not isinstance(part, Mapping):
+        return part
+    try:
+        from mmcv import ConfigDict
+        from mmdet import models
+    except ImportError as error:
+        raise ImportError(
+            f"The {kind} is given as a dict, which mmdetection 2.x builds: install mmdet<3 and "
+            f"mmcv<2, or pass a module ({error})."
+        ) from error
+    plain = _plain(part)
+    return getattr(models, f"build_{kind}")(ConfigDict(plain))
+
+
+def _plain(value: Any) -> Any:
+    """Nested mappings and sequences (such as omegaconf's) as dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _image_meta(
-    size: tuple[int, int], wanted: tuple[int, int], padded: tuple[int, int]
+    input_dict: InputDict, size: tuple[int, int], padded_size: Sequence[int]
 ) -> dict[str, Any]:
-    """What MMDetection wants to know about one image; sizes are (height, width)."""
-    height, width = size
-    scale_y, scale_x = height / wanted[0], width / wanted[1]
+    """What mmdet wants to know about one image; nothing was resized for it."""
+    shape = (*size, 3)
     return {
-        "ori_shape": (*wanted, 3),
-        "img_shape": (*size, 3),
-        "pad_shape": (*padded, 3),
-        "scale_factor": np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32),
+        "ori_shape": shape,
+        "img_shape": shape,
+        "pad_shape": (*padded_size, 3),
+        "scale_factor": 1.0,
         "flip": False,
-        "flip_direction": None,
-        "filename": "",
+        "filename": input_dict.get("file_name", ""),
     }
 
 
-def _to_mmdet_masks(masks: Any, height: int, width: int) -> Any:
-    """BitMasks or PolygonMasks as the class of MMDetection for an image of that size."""
-    from mmdet.core.mask import structures
+def _targets(instances: list[Instances]) -> dict[str, Any]:
+    """Arguments of `forward_train`."""
+    targets: dict[str, Any] = {
+        "gt_bboxes": [x.gt_boxes.tensor for x in instances],
+        "gt_labels": [x.gt_classes for x in instances],
+    }
+    if all(x.has("gt_masks") for x in instances):
+        targets["gt_masks"] = [_to_mmdet_masks(x) for x in instances]
+    return targets
 
+
+def _to_mmdet_masks(instances: Instances) -> Any:
+    from mmdet.core import BitmapMasks, PolygonMasks
+
+    masks, size = instances.gt_masks, instances.image_size
     if isinstance(masks, BitMasks):
-        bits = nn.functional.pad(
-            masks.tensor, (0, width - masks.tensor.shape[2], 0, height - masks.tensor.shape[1])
-        )
-        return structures.BitmapMasks(bits.to(torch.uint8).cpu().numpy(), height, width)
-    return structures.PolygonMasks(masks.polygons, height, width)
+        return BitmapMasks(masks.tensor.to("cpu", torch.uint8).numpy(), *size)
+    return PolygonMasks(masks.polygons, *size)
+
+
+def _parse_losses(values: Mapping[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
+    """Mean of each loss; everything that is not called a loss goes to the event storage."""
+    losses = {}
+    for name, value in values.items():
+        parts = [value] if isinstance(value, Tensor) else list(value)
+        total = sum(part.mean() for part in parts)
+        if "loss" in name:
+            losses[name] = total
+        else:
+            get_event_storage().put_scalar(name, float(total))
+    return losses
 
 
 def _to_instances(result: Any, size: tuple[int, int]) -> Instances:
     """Detections of one image.
 
     Args:
-        result: for each class an (n, 5) array of boxes and scores; with masks a pair of that
-            and, for each class, a list of n (height, width) masks.
-        size: (height, width) of the boxes and masks.
+        result: per class, (n, 5) arrays of (x0, y0, x1, y1, score); or a pair of those and, per
+            class, n masks.
+        size: (height, width).
     """
-    by_class, masks_by_class = result if isinstance(result, tuple) else (result, None)
-    rows = torch.as_tensor(np.concatenate([np.reshape(x, (-1, 5)) for x in by_class]))
-    counts = [len(x) for x in by_class]
-    instances = Instances(
-        size,
-        pred_boxes=Boxes(rows[:, :4]),
-        scores=rows[:, 4],
-        pred_classes=torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)),
-    )
-    if masks_by_class is not None:
-        masks = [np.asarray(mask, dtype=bool) for mask in itertools.chain(*masks_by_class)]
-        stacked = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
-        instances.pred_masks = torch.from_numpy(stacked)
+    boxes_by_class, masks_by_class = result if isinstance(result, tuple) else (result, None)
+    if isinstance(masks_by_class, tuple):  # Mask Scoring R-CNN: (masks, mask scores)
+        masks_by_class = masks_by_class[0]
+    boxes = torch.from_numpy(np.concatenate(boxes_by_class)).float()
+    counts = torch.tensor([len(boxes) for boxes in boxes_by_class])
+    instances = Instances(size)
+    instances.pred_boxes = Boxes(boxes[:, :4])
+    instances.scores = boxes[:, 4]
+    instances.pred_classes = torch.arange(len(counts)).repeat_interleave(counts)
+    if masks_by_class is not None and len(boxes) > 0:
+        masks = [np.asarray(mask) for mask in itertools.chain.from_iterable(masks_by_class)]
+        instances.pred_masks = torch.from_numpy(np.stack(masks)).bool()
     return instances
