@@ -1,4 +1,4 @@
-"""Models of mmdetection 2.x behind our interfaces; mmdet itself is needed only to build from dicts."""
+"""Models of mmdetection 2.x behind our interfaces; only building them from dicts needs mmdet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch._inputs import InputDict, output_size, pixel_statistics
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 
@@ -136,12 +135,12 @@ class MMDetDetector(nn.Module):
         if self.training:
             targets = _targets([x["instances"].to(self.device) for x in batched_inputs])
             return _parse_losses(self.detector.forward_train(batch.tensor, metas, **targets))
-        results = self.detector.simple_test(batch.tensor, metas, rescale=False)
-        outputs = []
-        for result, size, x in zip(results, batch.image_sizes, batched_inputs, strict=True):
-            instances = _to_instances(result, size)
-            outputs.append({"instances": detector_postprocess(instances, *output_size(x, size))})
-        return outputs
+        # mmdet itself scales boxes and pastes masks into the size asked for.
+        results = self.detector.simple_test(batch.tensor, metas, rescale=True)
+        return [
+            {"instances": _to_instances(result, meta["ori_shape"][:2])}
+            for result, meta in zip(results, metas, strict=True)
+        ]
 
 
 def _build(kind: str, part: nn.Module | Mapping[str, Any]) -> nn.Module:
@@ -172,13 +171,14 @@ def _plain(value: Any) -> Any:
 def _image_meta(
     input_dict: InputDict, size: tuple[int, int], padded_size: Sequence[int]
 ) -> dict[str, Any]:
-    """What mmdet wants to know about one image; nothing was resized for it."""
-    shape = (*size, 3)
+    """What mmdet wants to know about one image; its original is the size asked for."""
+    height, width = output_size(input_dict, size)
+    scale_x, scale_y = size[1] / width, size[0] / height
     return {
-        "ori_shape": shape,
-        "img_shape": shape,
+        "ori_shape": (height, width, 3),
+        "img_shape": (*size, 3),
         "pad_shape": (*padded_size, 3),
-        "scale_factor": 1.0,
+        "scale_factor": np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32),
         "flip": False,
         "filename": input_dict.get("file_name", ""),
     }
