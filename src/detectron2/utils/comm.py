@@ -58,21 +58,26 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-@functools.lru_cache
 def create_local_process_group(num_workers_per_machine: int) -> None:
-    """Create one group per machine; later calls with the same number do nothing.
+    """Create one group per machine; a later call with the same number does nothing.
 
     Ranks are expected to be consecutive on a machine, as `launch` and torchrun number them.
 
     Raises:
-        RuntimeError: a local group exists already, or there is no process group at all.
+        RuntimeError: there is no process group at all, or a local group of another size.
         ValueError: the world cannot be divided into machines of that size.
     """
     global _LOCAL_PROCESS_GROUP
     if not _is_distributed():
         raise RuntimeError("Call torch.distributed.init_process_group() before this function.")
     if _LOCAL_PROCESS_GROUP is not None:
-        raise RuntimeError("The group of the processes of this machine exists already.")
+        size = dist.get_world_size(_LOCAL_PROCESS_GROUP)
+        if size == num_workers_per_machine:
+            return
+        raise RuntimeError(
+            f"The processes of this machine have a group of {size} already; it cannot be "
+            f"replaced by one of {num_workers_per_machine}."
+        )
     world_size = get_world_size()
     if num_workers_per_machine < 1 or world_size % num_workers_per_machine != 0:
         raise ValueError(

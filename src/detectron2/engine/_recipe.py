@@ -1,0 +1,164 @@
+"""The two kinds of configs behind one set of questions: how to build, how long, how often."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from detectron2.config import CfgNode, instantiate
+from detectron2.engine._setup import _try_get_key
+
+WRITER_PERIOD = 20
+"""Iterations between two log lines, where the config has no key for it."""
+
+
+class YacsRecipe:
+    """Answers from a `CfgNode`."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+        self.output_dir: str = cfg.OUTPUT_DIR
+        self.weights: str = cfg.MODEL.WEIGHTS
+        self.max_iter: int = cfg.SOLVER.MAX_ITER
+        self.mixed_precision: bool = cfg.SOLVER.AMP.ENABLED
+        self.checkpoint_period: int = cfg.SOLVER.CHECKPOINT_PERIOD
+        self.checkpoints_to_keep: int | None = None
+        self.eval_period: int = cfg.TEST.EVAL_PERIOD
+        self.writer_period = WRITER_PERIOD
+        self.expected_results: list[Any] = cfg.TEST.EXPECTED_RESULTS
+        self.ddp_options: dict[str, Any] = {"broadcast_buffers": False}
+        self.test_names: list[str] = list(cfg.DATASETS.TEST)
+        self.precise_bn_batches: int = (
+            cfg.TEST.PRECISE_BN.NUM_ITER if cfg.TEST.PRECISE_BN.ENABLED else 0
+        )
+
+    def model(self) -> nn.Module:
+        from detectron2.modeling import build_model
+
+        return build_model(self.cfg)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        from detectron2.solver import build_optimizer
+
+        return build_optimizer(self.cfg, model)
+
+    def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        from detectron2.solver import build_lr_scheduler
+
+        return build_lr_scheduler(self.cfg, optimizer)
+
+    def train_loader(self) -> Any:
+        from detectron2.data import build_detection_train_loader
+
+        return build_detection_train_loader(self.cfg)
+
+    def test_loader(self, dataset_name: str) -> Any:
+        from detectron2.data import build_detection_test_loader
+
+        return build_detection_test_loader(self.cfg, dataset_name)
+
+    def evaluator(self, dataset_name: str) -> Any:
+        from detectron2.evaluation.default_evaluators import build_evaluator
+
+        return build_evaluator(dataset_name, output_dir=os.path.join(self.output_dir, "inference"))
+
+    def without_loader_workers(self) -> CfgNode:
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        return cfg
+
+    def test_augmentation(self) -> Any:
+        from detectron2.data import transforms as T
+
+        shorter = self.cfg.INPUT.MIN_SIZE_TEST
+        return T.ResizeShortestEdge([shorter, shorter], self.cfg.INPUT.MAX_SIZE_TEST)
+
+    def input_format(self) -> str:
+        return self.cfg.INPUT.FORMAT
+
+
+class LazyRecipe:
+    """Answers from a LazyConfig: model, dataloader, optimizer, lr_multiplier and train.*."""
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self.output_dir: str = self._train("output_dir", "./output")
+        self.weights: str = self._train("init_checkpoint", "")
+        self.max_iter: int = self._train("max_iter", 90000)
+        self.mixed_precision: bool = self._train("amp.enabled", False)
+        self.checkpoint_period: int = self._train("checkpointer.period", 5000)
+        self.checkpoints_to_keep: int | None = self._train("checkpointer.max_to_keep", 100)
+        self.eval_period: int = self._train("eval_period", 5000)
+        self.writer_period: int = self._train("log_period", WRITER_PERIOD)
+        self.expected_results: list[Any] = []
+        self.ddp_options: dict[str, Any] = dict(self._train("ddp", {}))
+        self.precise_bn_batches = 0
+        names = _try_get_key(cfg, "dataloader.test.dataset.names", default=[])
+        # Several names in a LazyConfig are one dataset, read by one loader.
+        self.test_names: list[str] = (
+            [",".join([names] if isinstance(names, str) else names)]
+            if _try_get_key(cfg, "dataloader.evaluator") is not None
+            else []
+        )
+
+    def _train(self, key: str, default: Any) -> Any:
+        value = _try_get_key(self.cfg, f"train.{key}", default=default)
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+    def model(self) -> nn.Module:
+        return instantiate(self.cfg.model).to(self._train("device", "cuda"))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        # A copy: the config itself is saved and sent around, which the model must not be.
+        options = self.cfg.optimizer.copy()
+        options.params.model = model
+        return instantiate(options)
+
+    def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        from detectron2.solver import LRMultiplier
+
+        return LRMultiplier(optimizer, instantiate(self.cfg.lr_multiplier), self.max_iter)
+
+    def train_loader(self) -> Any:
+        return instantiate(self.cfg.dataloader.train)
+
+    def test_loader(self, dataset_name: str) -> Any:
+        return instantiate(self.cfg.dataloader.test)
+
+    def evaluator(self, dataset_name: str) -> Any:
+        return instantiate(self.cfg.dataloader.evaluator)
+
+    def without_loader_workers(self) -> DictConfig:
+        cfg = self.cfg.copy()
+        cfg.dataloader.train.num_workers = 0
+        return cfg
+
+    def test_augmentation(self) -> Any:
+        from detectron2.data import transforms as T
+
+        return T.AugmentationList(instantiate(self.cfg.dataloader.test.mapper.augmentations))
+
+    def input_format(self) -> str:
+        return str(_try_get_key(self.cfg, "dataloader.test.mapper.image_format", default="BGR"))
+
+
+Recipe = YacsRecipe | LazyRecipe
+
+
+def recipe_of(cfg: CfgNode | DictConfig | Mapping[str, Any]) -> Recipe:
+    """The answers of a config object.
+
+    Raises:
+        TypeError: it is no config.
+    """
+    if isinstance(cfg, CfgNode):
+        return YacsRecipe(cfg)
+    if isinstance(cfg, DictConfig):
+        return LazyRecipe(cfg)
+    raise TypeError(f"{type(cfg).__name__} is neither a CfgNode nor a LazyConfig.")

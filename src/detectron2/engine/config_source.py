@@ -1,0 +1,118 @@
+"""From what a user names (a file, a zoo name, a config object) to a config."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from detectron2.config import CfgNode, LazyConfig, get_cfg
+
+__all__ = ["find_config_file", "resolve_config"]
+
+
+def resolve_config(
+    source: str | os.PathLike[str] | CfgNode | DictConfig, overrides: Sequence[str] = ()
+) -> Any:
+    """Config that `source` stands for, as a new object that the caller may change.
+
+    Args:
+        source: path of a YAML file, path of a LazyConfig ``.py`` file (which is run: do not
+            load one from somebody you do not trust), a name of the model zoo such as
+            ``"COCO-Detection/retinanet_R_50_FPN_1x.yaml"``, or a config.
+        overrides: changes to it. For a YAML config ``KEY VALUE`` pairs or ``KEY=VALUE``, for a
+            LazyConfig ``key=value`` in Hydra's grammar.
+
+    Returns:
+        A `CfgNode`, or the ``DictConfig`` of a LazyConfig.
+
+    Raises:
+        FileNotFoundError: no such file and no such name; the sentence has similar names.
+        KeyError: an override names a key that does not exist.
+        TypeError: `source` is something else.
+    """
+    cfg = _load(source)
+    if not overrides:
+        return cfg
+    if isinstance(cfg, CfgNode):
+        cfg.merge_from_list(_pairs(overrides))
+        return cfg
+    return LazyConfig.apply_overrides(cfg, list(overrides))
+
+
+def _load(source: Any) -> Any:
+    if isinstance(source, CfgNode):
+        cfg = source.clone()
+        cfg.defrost()
+        return cfg
+    if isinstance(source, DictConfig):
+        return source.copy()
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(
+            f"A {type(source).__name__} is no config; give a path, a name of the model zoo, "
+            "a CfgNode or a DictConfig."
+        )
+    return _from_name(os.fspath(source))
+
+
+def _from_name(name: str) -> Any:
+    path = find_config_file(name)
+    if path.endswith(".py"):
+        return LazyConfig.load(path)
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    return cfg
+
+
+def find_config_file(name: str) -> str:
+    """Path of the file that `name` stands for: itself, or that of a config of the zoo.
+
+    Raises:
+        FileNotFoundError: neither; the sentence has similar names.
+    """
+    from detectron2 import model_zoo
+    from detectron2.utils.file_io import PathManager
+
+    if PathManager.isfile(name):
+        return name
+    try:
+        return model_zoo.get_config_file(name)
+    except RuntimeError:
+        raise FileNotFoundError(_unknown(name)) from None
+
+
+def _unknown(name: str) -> str:
+    text = f"{name!r} is neither a file nor a config of the model zoo."
+    close = _similar(name)
+    if close:
+        return f"{text} Similar names: {', '.join(close)}."
+    return f"{text} 'detectron2 zoo list' shows the names of the zoo."
+
+
+def _similar(name: str) -> list[str]:
+    from detectron2.model_zoo.model_zoo import config_names
+
+    known = config_names()
+    by_file: dict[str, str] = {os.path.basename(each): each for each in known}
+    found = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    for base in difflib.get_close_matches(os.path.basename(name), by_file, n=3, cutoff=0.6):
+        if by_file[base] not in found:
+            found.append(by_file[base])
+    return found[:3]
+
+
+def _pairs(overrides: Sequence[str]) -> list[str]:
+    """``["A=1", "B", "2"]`` as the flat list ``["A", "1", "B", "2"]`` that yacs takes."""
+    pairs: list[str] = []
+    waiting_for_value = False
+    for item in overrides:
+        if waiting_for_value or "=" not in item:
+            pairs.append(item)
+            waiting_for_value = not waiting_for_value
+        else:
+            key, _, value = item.partition("=")
+            pairs += [key, value]
+    return pairs

@@ -1,0 +1,424 @@
+"""Predictor, trainer and set-up with the defaults that suit most detection projects."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fvcore.nn.precise_bn import get_bn_modules
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.engine import hooks
+from detectron2.engine._random_state import random_state, set_random_state
+from detectron2.engine._recipe import recipe_of
+from detectron2.engine._scale_workers import scale_to_workers
+from detectron2.engine._setup import (
+    _highlight,
+    _try_get_key,
+    default_argument_parser,
+    default_setup,
+    default_writers,
+)
+from detectron2.engine.config_source import resolve_config
+from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import setup_logger
+
+__all__ = [
+    "DefaultPredictor",
+    "DefaultTrainer",
+    "_highlight",
+    "_try_get_key",
+    "create_ddp_model",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+]
+
+ConfigSource = str | os.PathLike[str] | CfgNode | DictConfig
+
+logger = logging.getLogger(__name__)
+
+
+def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> Any:
+    """The model wrapped for several processes; the model itself when there is only one.
+
+    Args:
+        fp16_compression: send gradients as float16, which halves the traffic.
+        **kwargs: for `torch.nn.parallel.DistributedDataParallel`.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
+        kwargs["device_ids"] = [comm.get_local_rank()]
+    ddp = DistributedDataParallel(model, **kwargs)
+    if fp16_compression:
+        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+        ddp.register_comm_hook(state=None, hook=fp16_compress_hook)
+    return ddp
+
+
+class DefaultPredictor:
+    """A trained model for one image at a time.
+
+    It loads the weights that the config names, resizes as the config says for testing, and
+    takes images in OpenCV's channel order.
+
+    Attributes:
+        cfg: the config.
+        model: in evaluation mode.
+        metadata: of the first test dataset, with class names.
+        aug: resizes an image for the model.
+        input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels.
+    """
+
+    metadata: Any
+
+    def __init__(self, cfg: ConfigSource) -> None:
+        """
+        Args:
+            cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
+
+        Raises:
+            FileNotFoundError: no config of this name.
+            ValueError: INPUT.FORMAT is neither BGR nor RGB.
+        """
+        self.cfg = resolve_config(cfg)
+        recipe = recipe_of(self.cfg)
+        self.model = recipe.model().eval()
+        if recipe.test_names:
+            self.metadata = MetadataCatalog.get(recipe.test_names[0])
+        DetectionCheckpointer(self.model).load(recipe.weights)
+        self.aug = recipe.test_augmentation()
+        self.input_format = recipe.input_format()
+        if self.input_format not in ("BGR", "RGB"):
+            raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; use 'BGR' or 'RGB'.")
+
+    def __call__(self, original_image: np.ndarray) -> Any:
+        """Detect in one image.
+
+        Args:
+            original_image: (H, W, 3) in BGR order whatever the model takes, 0..255.
+
+        Returns:
+            The model's output for this image, such as ``{"instances": Instances}``, in the
+            frame of `original_image`.
+        """
+        with torch.no_grad():
+            return self.model([self.prepare(original_image)])[0]
+
+    def prepare(self, original_image: np.ndarray) -> dict[str, Any]:
+        """The model's input for an image: ``image`` (3, H', W') float32, ``height``, ``width``.
+
+        Raises:
+            ValueError: the array has another shape.
+        """
+        if getattr(original_image, "ndim", None) != 3:
+            raise ValueError(
+                "The predictor takes one image as an array of shape (height, width, 3), not "
+                f"{getattr(original_image, 'shape', type(original_image).__name__)}."
+            )
+        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        height, width = image.shape[:2]
+        resized = T.AugInput(image)
+        T.AugmentationList([self.aug])(resized)
+        tensor = torch.as_tensor(resized.image.astype("float32").transpose(2, 0, 1))
+        return {"image": tensor, "height": height, "width": width}
+
+
+class _PassOnAfterBackward(HookBase):
+    """Lets the hooks of the outer trainer see the gradients that the inner one computes."""
+
+    def __init__(self, outer: TrainerBase) -> None:
+        self._outer = weakref.proxy(outer)
+
+    def after_backward(self) -> None:
+        self._outer.after_backward()
+
+
+class DefaultTrainer(TrainerBase):
+    """Model, data, optimizer, schedule, hooks, checkpoints and evaluation from one config.
+
+    What differs between projects is one method each: override `build_train_loader`,
+    `build_evaluator`, `build_hooks` ... and leave the rest. The loop itself belongs to
+    ``_trainer``, a `SimpleTrainer` (or `AMPTrainer` with mixed precision).
+
+    Attributes:
+        cfg: the config, scaled to the number of processes if it asks for that.
+        scheduler: of the learning rate.
+        checkpointer: saves and loads all of it.
+    """
+
+    def __init__(self, cfg: ConfigSource) -> None:
+        """
+        Args:
+            cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
+        """
+        super().__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()  # the script did not call default_setup
+        source: Any = cfg if isinstance(cfg, (CfgNode, DictConfig)) else resolve_config(cfg)
+        self.cfg: Any = self.auto_scale_workers(source, comm.get_world_size())
+        recipe = recipe_of(self.cfg)
+
+        model = self.build_model(self.cfg)
+        optimizer = self.build_optimizer(self.cfg, model)
+        data_loader = self.build_train_loader(self.cfg)
+        model = create_ddp_model(model, **recipe.ddp_options)
+        self._trainer = self._build_loop(model, data_loader, optimizer)
+        self._trainer.register_hooks([_PassOnAfterBackward(self)])
+        self.scheduler = self.build_lr_scheduler(self.cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            # A strong reference would close a circle, and the GPU memory would stay in use.
+            model,
+            recipe.output_dir,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = recipe.max_iter
+        self._last_eval_results: Any = None
+        self._resumed_random_state: Mapping[str, Any] | None = None
+        self.register_hooks(self.build_hooks())
+
+    def _build_loop(
+        self, model: nn.Module, data_loader: Any, optimizer: torch.optim.Optimizer
+    ) -> SimpleTrainer:
+        if not recipe_of(self.cfg).mixed_precision:
+            return SimpleTrainer(model, data_loader, optimizer)
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        precision = torch.bfloat16 if on_cpu else torch.float16
+        return AMPTrainer(model, data_loader, optimizer, precision=precision)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, wrapped if there are several processes."""
+        return self._trainer.model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._trainer.model = model
+
+    @property
+    def data_loader(self) -> Any:
+        """The loader of training batches."""
+        return self._trainer.data_loader
+
+    @data_loader.setter
+    def data_loader(self, data_loader: Any) -> None:
+        self._trainer.data_loader = data_loader
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self._trainer.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        self._trainer.optimizer = optimizer
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint of the output folder, or load initial weights.
+
+        Args:
+            resume: continue if there is a checkpoint: model, optimizer, schedule, iteration and
+                random generators. Otherwise, and without one, load the weights that the config
+                names and begin at iteration 0.
+        """
+        self.checkpointer.resume_or_load(recipe_of(self.cfg).weights, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            # The checkpoint holds the last finished iteration.
+            self.start_iter = self.iter + 1
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Hooks of the training, in the order in which they run.
+
+        A checkpoint comes before an evaluation, which may fail, and writers come last.
+        """
+        recipe = recipe_of(self.cfg)
+        result: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if recipe.precise_bn_batches and get_bn_modules(self.model):
+            # Without worker processes: it runs rarely, they would hold memory all the time.
+            loader = self.build_train_loader(recipe.without_loader_workers())
+            result.append(
+                hooks.PreciseBN(recipe.eval_period, self.model, loader, recipe.precise_bn_batches)
+            )
+        if comm.is_main_process():
+            result.append(
+                hooks.PeriodicCheckpointer(
+                    self.checkpointer,
+                    recipe.checkpoint_period,
+                    max_to_keep=recipe.checkpoints_to_keep,
+                )
+            )
+        result.append(hooks.EvalHook(recipe.eval_period, self._test_and_remember))
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(self.build_writers(), recipe.writer_period))
+        return result
+
+    def _test_and_remember(self) -> Any:
+        self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def build_writers(self) -> list[EventWriter]:
+        """Writers that get the scalars regularly: log, ``metrics.json``, TensorBoard."""
+        return default_writers(recipe_of(self.cfg).output_dir, self.max_iter)
+
+    def train(self) -> Any:  # type: ignore[override]
+        """Run the training.
+
+        Returns:
+            The last evaluation's results if TEST.EXPECTED_RESULTS says what to expect, on the
+            main process. Results that are worse end the program.
+        """
+        super().train(self.start_iter, self.max_iter)
+        expected = recipe_of(self.cfg).expected_results
+        if not (len(expected) and comm.is_main_process()):
+            return None
+        from detectron2.evaluation import verify_results
+
+        verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
+
+    def before_train(self) -> None:
+        """Run every hook's `before_train`, and continue the random numbers after a resume."""
+        super().before_train()
+        if self._resumed_random_state is not None:
+            # Starting the loader's workers draws random numbers, which the first part of this
+            # training did long before the checkpoint.
+            _ = self._trainer._data_loader_iter
+            set_random_state(self._resumed_random_state)
+            self._resumed_random_state = None
+
+    def after_train(self) -> None:
+        """Wait for the last losses to be recorded, then run every hook's `after_train`."""
+        self._trainer.finish_metrics()
+        super().after_train()
+
+    def run_step(self) -> None:
+        """One iteration of the inner loop."""
+        self._trainer.iter = self.iter
+        self._trainer.run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, hooks, the inner loop (with the optimizer) and the random generators."""
+        return {
+            **super().state_dict(),
+            "_trainer": self._trainer.state_dict(),
+            "random_state": random_state(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; one without random generators is fine."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        # The generators are those of the main process, which alone writes checkpoints.
+        if comm.is_main_process():
+            self._resumed_random_state = state_dict.get("random_state")
+
+    @classmethod
+    def build_model(cls, cfg: Any) -> nn.Module:
+        """The model, on its device."""
+        model = recipe_of(cfg).model()
+        logger.info("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters."""
+        return recipe_of(cfg).optimizer(model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: Any, optimizer: torch.optim.Optimizer) -> Any:
+        """The schedule of the learning rate, which is stepped after every iteration."""
+        return recipe_of(cfg).lr_scheduler(optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: Any) -> Any:
+        """Iterable of training batches without an end."""
+        return recipe_of(cfg).train_loader()
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        """Iterable over every image of a test dataset once."""
+        return recipe_of(cfg).test_loader(dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: Any, dataset_name: str) -> Any:
+        """Evaluator of a test dataset: what its ``MetadataCatalog`` entry's evaluator_type says."""
+        return recipe_of(cfg).evaluator(dataset_name)
+
+    @classmethod
+    def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate a model on every test dataset of the config.
+
+        Args:
+            evaluators: one per test dataset; None builds them.
+
+        Returns:
+            Metrics by task, ``{"bbox": {"AP": ...}}``; with several datasets such a dictionary
+            by the name of the dataset. Empty on processes other than the main one.
+
+        Raises:
+            ValueError: the number of evaluators is not that of the datasets.
+        """
+        names = recipe_of(cfg).test_names
+        if evaluators is not None and not isinstance(evaluators, Sequence):
+            evaluators = [evaluators]
+        if evaluators is not None and len(evaluators) != len(names):
+            raise ValueError(f"{len(evaluators)} evaluators for {len(names)} datasets: {names}.")
+        results: OrderedDict[str, Any] = OrderedDict()
+        for number, name in enumerate(names):
+            evaluator = None if evaluators is None else evaluators[number]
+            results[name] = cls._test_dataset(cfg, model, name, evaluator)
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def _test_dataset(cls, cfg: Any, model: nn.Module, name: str, evaluator: Any) -> Any:
+        from detectron2.evaluation import inference_on_dataset, print_csv_format
+
+        loader = cls.build_test_loader(cfg, name)
+        if evaluator is None:
+            try:
+                evaluator = cls.build_evaluator(cfg, name)
+            except NotImplementedError as error:
+                logger.warning("Dataset %s is not evaluated: %s", name, error)
+                return {}
+        results = inference_on_dataset(model, loader, evaluator)
+        if not comm.is_main_process():
+            return results
+        if not isinstance(results, Mapping):
+            raise TypeError(
+                f"The evaluator of {name!r} returned a {type(results).__name__}; it must return "
+                "a dictionary on the main process."
+            )
+        logger.info("Evaluation results for %s in csv format:", name)
+        print_csv_format(results)
+        return results
+
+    @staticmethod
+    def auto_scale_workers(cfg: Any, num_workers: int) -> Any:
+        """The config for another number of processes than the one it was written for.
+
+        With SOLVER.REFERENCE_WORLD_SIZE = 0, the default, and for LazyConfigs, nothing changes.
+        Otherwise batch size and learning rate grow with the number of processes, and all
+        lengths in iterations shrink (Goyal et al., arXiv:1706.02677), so that a process does
+        the same work per iteration and the whole training sees the same number of images.
+
+        Raises:
+            AssertionError: the batch size is not a multiple of the reference number.
+        """
+        return scale_to_workers(cfg, num_workers) if isinstance(cfg, CfgNode) else cfg

@@ -1,0 +1,24 @@
+"""Hooks for `TrainerBase.register_hooks`."""
+
+from detectron2.engine.hooks.callback import CallbackHook
+from detectron2.engine.hooks.checkpoint import BestCheckpointer, PeriodicCheckpointer
+from detectron2.engine.hooks.evaluation import EvalHook, PreciseBN
+from detectron2.engine.hooks.profiling import AutogradProfiler, TorchMemoryStats, TorchProfiler
+from detectron2.engine.hooks.progress import IterationTimer, PeriodicWriter
+from detectron2.engine.hooks.schedule import LRScheduler
+from detectron2.engine.train_loop import HookBase
+
+__all__ = [
+    "AutogradProfiler",
+    "BestCheckpointer",
+    "CallbackHook",
+    "EvalHook",
+    "HookBase",
+    "IterationTimer",
+    "LRScheduler",
+    "PeriodicCheckpointer",
+    "PeriodicWriter",
+    "PreciseBN",
+    "TorchMemoryStats",
+    "TorchProfiler",
+]

@@ -1,0 +1,436 @@
+"""The training loop: iterations with hooks around them, and what one iteration does."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from detectron2.engine._loss_record import record_losses
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.logger import _log_api_usage
+
+__all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
+
+
+class HookBase:
+    """Something that happens around the iterations of a `TrainerBase`.
+
+    The methods run in this order::
+
+        before_train()
+        for trainer.iter in range(start_iter, max_iter):
+            before_step()
+            trainer.run_step()   # calls after_backward() between backward and optimizer step
+            after_step()
+        after_train()
+
+    In `before_step` and `after_step` ``trainer.iter`` is the number of the iteration, from 0.
+    In `after_train` it is ``max_iter`` after a complete training, and less after an error.
+    A hook that takes long belongs in `after_step`, so that `before_step` and what it measures
+    stay short.
+    """
+
+    trainer: TrainerBase = None  # type: ignore[assignment]
+    """The trainer, a weak reference; set when the hook is registered."""
+
+    def before_train(self) -> None:
+        """Called once before the first iteration."""
+
+    def after_train(self) -> None:
+        """Called once after the last iteration, also when an iteration raised an error."""
+
+    def before_step(self) -> None:
+        """Called before each iteration."""
+
+    def after_backward(self) -> None:
+        """Called when the gradients of an iteration are there, before they are used."""
+
+    def after_step(self) -> None:
+        """Called after each iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint should hold of this hook; with it comes a ``load_state_dict``."""
+        return {}
+
+
+class TrainerBase:
+    """Iterations with hooks. A subclass says in `run_step` what an iteration does.
+
+    Attributes:
+        iter: the current iteration.
+        start_iter: the first iteration, above 0 after a resume.
+        max_iter: one past the last iteration.
+        storage: the `EventStorage` of the running training.
+    """
+
+    iter: int
+    start_iter: int
+    max_iter: int
+    storage: EventStorage
+
+    def __init__(self) -> None:
+        self._hooks: list[HookBase] = []
+        self.iter = 0
+        self.start_iter = 0
+        self.max_iter = 0
+        _log_api_usage("trainer." + type(self).__name__)
+
+    def register_hooks(self, hooks: Sequence[HookBase | None]) -> None:
+        """Append hooks; they run in the order of registration. None is left out."""
+        for hook in hooks:
+            if hook is None:
+                continue
+            if not isinstance(hook, HookBase):
+                raise TypeError(f"{hook!r} is no hook: {type(hook).__name__} is not a HookBase.")
+            # The trainer owns its hooks. A strong reference back would keep model and loader
+            # workers alive until the garbage collector runs.
+            hook.trainer = weakref.proxy(self)
+            self._hooks.append(hook)
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Run iterations `start_iter` to `max_iter` - 1."""
+        logger = logging.getLogger(__name__)
+        logger.info("Starting training from iteration %d", start_iter)
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            except Exception:
+                logger.exception("Exception during training at iteration %d:", self.iter)
+                raise
+            finally:
+                self.after_train()
+
+    def before_train(self) -> None:
+        """Run every hook's `before_train`."""
+        for hook in self._hooks:
+            hook.before_train()
+
+    def after_train(self) -> None:
+        """Run every hook's `after_train`."""
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.after_train()
+
+    def before_step(self) -> None:
+        """Run every hook's `before_step`."""
+        # Hooks and the model put their scalars at the trainer's iteration.
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            hook.before_step()
+
+    def after_backward(self) -> None:
+        """Run every hook's `after_backward`; a `run_step` calls this."""
+        for hook in self._hooks:
+            hook.after_backward()
+
+    def after_step(self) -> None:
+        """Run every hook's `after_step`."""
+        for hook in self._hooks:
+            hook.after_step()
+
+    def run_step(self) -> None:
+        """One iteration; to be defined by a subclass."""
+        raise NotImplementedError(f"{type(self).__name__} does not define run_step().")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The iteration, and the state of the hooks that have one, by the name of their class."""
+        state: dict[str, Any] = {"iteration": self.iter}
+        hooks: dict[str, Any] = {}
+        for hook in self._hooks:
+            # Of several hooks of one class only the first is kept: nothing tells them apart.
+            if (hook_state := hook.state_dict()) and type(hook).__qualname__ not in hooks:
+                hooks[type(hook).__qualname__] = hook_state
+        if hooks:
+            state["hooks"] = hooks
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, for the hooks that are registered now."""
+        logger = logging.getLogger(__name__)
+        self.iter = state_dict["iteration"]
+        for name, hook_state in state_dict.get("hooks", {}).items():
+            hook: Any = next((h for h in self._hooks if type(h).__qualname__ == name), None)
+            if hook is None:
+                logger.warning("The checkpoint has a state of hook %s, which is not in use.", name)
+            else:
+                hook.load_state_dict(hook_state)
+
+
+class SimpleTrainer(TrainerBase):
+    """One model, one optimizer, one loader: forward, backward, step.
+
+    An iteration is made of small methods: a subclass with two losses, two optimizers or
+    accumulated gradients replaces `fetch_data`, `compute_losses`, `backward` or
+    `optimizer_step` rather than `run_step`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        async_write_metrics: bool = False,
+    ) -> None:
+        """
+        Args:
+            model: takes what the loader yields and returns a loss or a dictionary of them. It
+                is set to training mode.
+            data_loader: iterable without an end.
+            optimizer: of the model's parameters.
+            gather_metric_period: iterations between two records of the losses. Recording
+                waits for the GPU and for the other processes.
+            zero_grad_before_forward: clear the gradients before rather than after the forward
+                pass, which saves their memory during it.
+            async_write_metrics: record the losses in another thread. A loss that is not
+                finite then stops the training one iteration late.
+        """
+        super().__init__()
+        model.train()
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.gather_metric_period = gather_metric_period
+        self.zero_grad_before_forward = zero_grad_before_forward
+        self.async_write_metrics = async_write_metrics
+        self._iterator: Iterator[Any] | None = None
+        self._metric_writer: ThreadPoolExecutor | None = None
+        self._pending_metrics: Future[None] | None = None
+        self._metric_group: Any = None
+
+    @property
+    def _data_loader_iter(self) -> Iterator[Any]:
+        # Made at the first use: a loader starts its workers here.
+        if self._iterator is None:
+            self._iterator = iter(self.data_loader)
+        return self._iterator
+
+    @_data_loader_iter.setter
+    def _data_loader_iter(self, iterator: Iterator[Any] | None) -> None:
+        self._iterator = iterator
+
+    def reset_data_loader(self, data_loader_builder: Callable[[], Any]) -> None:
+        """Replace the loader by a new one, freeing the old one before the new one is built."""
+        self._iterator = None
+        self.data_loader = None
+        self.data_loader = data_loader_builder()
+
+    def run_step(self) -> None:
+        """Forward, backward and optimizer step on the next batch; the losses are recorded."""
+        if not self.model.training:
+            raise RuntimeError(
+                f"The model is in evaluation mode at iteration {self.iter}. A hook or an "
+                "evaluation forgot to call model.train() at its end."
+            )
+        start = time.perf_counter()
+        data = self.fetch_data()
+        data_time = time.perf_counter() - start
+        if self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        loss_dict = self.compute_losses(data)
+        if not self.zero_grad_before_forward:
+            self.optimizer.zero_grad()
+        self.backward(sum(loss_dict.values()))  # type: ignore[arg-type]
+        self.after_backward()
+        self._record_metrics(loss_dict, data_time)
+        self.optimizer_step()
+
+    def fetch_data(self) -> Any:
+        """The next batch."""
+        try:
+            return next(self._data_loader_iter)
+        except StopIteration:
+            raise RuntimeError(
+                f"The data loader ended at iteration {self.iter}; a trainer needs a loader "
+                "without an end, such as one with a TrainingSampler."
+            ) from None
+
+    def compute_losses(self, data: Any) -> dict[str, Tensor]:
+        """Losses of a batch by name; a model that returns one tensor gives ``total_loss``."""
+        losses = self.model(data)
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a scalar loss."""
+        loss.backward()
+
+    def optimizer_step(self) -> None:
+        """Change the parameters by their gradients."""
+        self.optimizer.step()
+
+    def _record_metrics(self, loss_dict: Mapping[str, Tensor], data_time: float) -> None:
+        if not self.async_write_metrics:
+            self._write_metrics(loss_dict, data_time)
+            return
+        if self._metric_writer is None:
+            # One thread, so that iterations are recorded in their order; and a group of its
+            # own, because collective calls of two threads in one group get mixed up.
+            self._metric_writer = ThreadPoolExecutor(max_workers=1)
+            if comm.get_world_size() > 1:
+                self._metric_group = torch.distributed.new_group(backend="gloo")
+        self._raise_pending_error()
+        self._pending_metrics = self._metric_writer.submit(
+            self._write_metrics, loss_dict, data_time, iter=self.iter
+        )
+
+    def _raise_pending_error(self) -> None:
+        pending, self._pending_metrics = self._pending_metrics, None
+        if pending is not None:
+            pending.result()
+
+    def _write_metrics(
+        self,
+        loss_dict: Mapping[str, Tensor],
+        data_time: float,
+        prefix: str = "",
+        iter: int | None = None,
+    ) -> None:
+        iteration = self.iter if iter is None else iter
+        if (iteration + 1) % self.gather_metric_period == 0:
+            self.write_metrics(loss_dict, data_time, iteration, prefix, self._metric_group)
+
+    @staticmethod
+    def write_metrics(
+        loss_dict: Mapping[str, Tensor],
+        data_time: float,
+        cur_iter: int,
+        prefix: str = "",
+        group: Any = None,
+    ) -> None:
+        """Put the losses, averaged over all processes, into the current `EventStorage`.
+
+        Args:
+            loss_dict: scalars by name.
+            data_time: seconds that this process waited for its batch.
+            cur_iter: iteration to put them at.
+            prefix: of the name ``total_loss``.
+            group: processes to average over, None for all.
+
+        Raises:
+            FloatingPointError: the sum of the losses is not finite, on every process.
+        """
+        record_losses(loss_dict, data_time, cur_iter, prefix, group)
+
+    def finish_metrics(self) -> None:
+        """Wait until the losses of the last iteration are recorded."""
+        if self._metric_writer is not None:
+            self._metric_writer.shutdown(wait=True)
+            self._metric_writer = None
+        self._raise_pending_error()
+
+    def after_train(self) -> None:
+        """Wait for the last losses to be recorded, then run every hook's `after_train`."""
+        try:
+            self.finish_metrics()
+        finally:
+            super().after_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The iteration, hooks and the optimizer; the position of a loader that has one."""
+        state = {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+        if hasattr(self.data_loader, "state_dict"):
+            state["data_loader"] = self.data_loader.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if "data_loader" in state_dict and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state_dict["data_loader"])
+            self._iterator = None
+
+
+class AMPTrainer(SimpleTrainer):
+    """`SimpleTrainer` in mixed precision: float16 on a GPU, bfloat16 there or on a CPU."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Any,
+        optimizer: torch.optim.Optimizer,
+        gather_metric_period: int = 1,
+        zero_grad_before_forward: bool = False,
+        grad_scaler: Any = None,
+        precision: torch.dtype = torch.float16,
+        log_grad_scaler: bool = False,
+        async_write_metrics: bool = False,
+    ) -> None:
+        """
+        Args:
+            grad_scaler: a ``torch.amp.GradScaler``; None makes one for float16 and none for
+                bfloat16, whose range is that of float32.
+            precision: dtype of convolutions and matrix products.
+            log_grad_scaler: record the scale as ``[metric]grad_scaler``.
+
+        Raises:
+            ValueError: the model is spread over several GPUs of this process, or the precision
+                is float16 without a GPU.
+        """
+        if isinstance(model, DataParallel) or (
+            isinstance(model, DistributedDataParallel) and len(model.device_ids or ()) > 1
+        ):
+            raise ValueError("Mixed precision needs one process per GPU; start it with launch().")
+        super().__init__(
+            model,
+            data_loader,
+            optimizer,
+            gather_metric_period,
+            zero_grad_before_forward,
+            async_write_metrics,
+        )
+        self.device_type = next(model.parameters()).device.type
+        if precision == torch.float16 and self.device_type == "cpu":
+            raise ValueError("float16 training needs a GPU; on a CPU use precision=torch.bfloat16.")
+        if grad_scaler is None:
+            grad_scaler = torch.amp.GradScaler(self.device_type, enabled=precision == torch.float16)
+        self.grad_scaler = grad_scaler
+        self.precision = precision
+        self.log_grad_scaler = log_grad_scaler
+
+    def compute_losses(self, data: Any) -> dict[str, Tensor]:
+        """Losses of a batch, computed in `precision`."""
+        with torch.autocast(self.device_type, dtype=self.precision):
+            return super().compute_losses(data)
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients, multiplied by the scaler's factor so that small ones do not vanish."""
+        super().backward(self.grad_scaler.scale(loss))
+
+    def optimizer_step(self) -> None:
+        """Step with unscaled gradients, or none if any of them overflowed; adapt the scale."""
+        if self.log_grad_scaler:
+            scale = self.grad_scaler.get_scale()
+            get_event_storage().put_scalar("[metric]grad_scaler", scale, cur_iter=self.iter)
+        if getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            # A fused optimizer would divide by the scale itself, after gradients were clipped.
+            self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The iteration, hooks, the optimizer and the scaler."""
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; one without mixed precision has no scale."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
