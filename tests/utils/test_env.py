@@ -1,0 +1,122 @@
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from detectron2.utils import env
+from detectron2.utils.collect_env import collect_env_info, detect_compute_compatibility
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """monkeypatch, with setup_environment() allowed to run again."""
+    monkeypatch.setattr(env, "_environment_is_set_up", False)
+    monkeypatch.setenv("OPENCV_OPENCL_RUNTIME", "")
+    monkeypatch.delenv("OPENCV_OPENCL_RUNTIME")
+    return monkeypatch
+
+
+def draw():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_a_seed_repeats_the_numbers_of_every_generator(monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    env.seed_all_rng(42)
+    first = draw()
+    assert draw() != first
+    env.seed_all_rng(42)
+    assert draw() == first
+    assert first[1:] == pytest.approx((0.3745401188473625, 0.8822692632675171))
+
+
+def test_without_a_seed_runs_differ(monkeypatch, caplog):
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    env.seed_all_rng(None)
+    first = draw()
+    env.seed_all_rng()
+    assert draw() != first
+
+
+def test_the_torch_version_is_two_numbers():
+    assert len(env.TORCH_VERSION) == 2
+    assert torch.__version__.startswith(".".join(map(str, env.TORCH_VERSION)))
+
+
+def test_a_module_of_the_user_is_called_once(environment, tmp_path):
+    script = tmp_path / "custom.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "def setup_environment():\n"
+        f"    with open({str(tmp_path / 'calls')!r}, 'a') as f: f.write('x')\n"
+    )
+    environment.setenv("DETECTRON2_ENV_MODULE", str(script))
+    env.setup_environment()
+    env.setup_environment()
+    assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_a_module_without_the_function_is_refused(environment, tmp_path):
+    script = tmp_path / "custom.py"
+    script.write_text("x = 1\n")
+    environment.setenv("DETECTRON2_ENV_MODULE", str(script))
+    with pytest.raises(ValueError, match=r"has no function setup_environment\(\)"):
+        env.setup_environment()
+
+
+def test_opencv_can_be_switched_off(environment):
+    environment.setitem(sys.modules, "cv2", sys.modules.get("cv2"))
+    environment.setenv("DETECTRON2_DISABLE_CV2", "1")
+    env.setup_environment()
+    with pytest.raises(ImportError):
+        import cv2  # noqa: F401
+
+
+def test_importing_the_library_changes_nothing():
+    code = (
+        "import os, sys; before = dict(os.environ)\n"
+        "import detectron2.utils.env, detectron2.utils.comm, detectron2.utils.logger\n"
+        "assert dict(os.environ) == before\n"
+        "print([m for m in ('cv2', 'matplotlib', 'tensorboard', 'numba') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_re_exports_change_their_home_only_in_documentation(monkeypatch):
+    class Thing:
+        def method(self):
+            pass
+
+    Thing.__module__ = Thing.method.__module__ = "detectron2.deep.inside"
+    env.fixup_module_metadata("detectron2.top", {"Thing": Thing})
+    assert Thing.__module__ == "detectron2.deep.inside"
+    monkeypatch.setattr(env, "DOC_BUILDING", True)
+    env.fixup_module_metadata("detectron2.top", {"Thing": Thing, "_x": 1, "torch": torch})
+    assert Thing.__module__ == Thing.method.__module__ == "detectron2.top"
+    assert torch.__name__ == "torch"
+
+
+def test_the_environment_report_names_what_matters():
+    report = collect_env_info()
+    for name in ("Python", "numpy", "detectron2", "PyTorch", "GPU available", "numba", "fvcore"):
+        assert any(line.startswith(name) for line in report.splitlines()), name
+    assert torch.__version__ in report
+
+
+def test_compute_compatibility_without_the_cuda_tools_says_so(tmp_path):
+    assert "cannot find cuobjdump" in detect_compute_compatibility(str(tmp_path), "lib.so")
+
+
+def test_compute_compatibility_reads_the_listing_of_cuobjdump(tmp_path):
+    program = tmp_path / "bin" / "cuobjdump"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\necho 'ELF file 1: a.1.sm_80.cubin'\necho 'ELF file 2: a.2.sm_90.cubin'\n"
+    )
+    program.chmod(0o755)
+    assert detect_compute_compatibility(str(tmp_path), "lib.so") == "8.0, 9.0"
