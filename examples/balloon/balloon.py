@@ -113,7 +113,6 @@ def main() -> None:
     summary = predict_files(
         [ImageInput(path.name, str(path)) for path in photographs],
         predictor,
-        input_format=predictor.input_format,
         metadata=predictor.metadata,
         writer=CocoResultWriter(args.output / "predictions.json", CLASSES),
         picture_folder=args.output / "predictions",

@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from detectron2 import model_zoo
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.image_inputs import find_images
 from detectron2.data.metadata_file import METADATA_FILE, load_metadata
+from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultPredictor
 from detectron2.engine.predict_files import (
@@ -23,6 +20,7 @@ from detectron2.engine.predict_files import (
     ResultWriter,
     predict_files,
 )
+from detectron2.engine.train_command import best_device, published_weights
 
 __all__ = ["PredictOptions", "run_predict"]
 
@@ -67,7 +65,6 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
         summary = predict_files(
             images,
             predictor,
-            input_format=predictor.input_format,
             metadata=metadata,
             writer=writer,
             picture_folder=options.output if options.pictures else None,
@@ -86,47 +83,30 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
 
 def _config(options: PredictOptions) -> Any:
     cfg = resolve_config(options.config, options.overrides)
-    if not isinstance(cfg, CfgNode):
-        raise ValueError(
-            f"--config {options.config!r} is a LazyConfig, of which predict cannot say what its "
-            "weights and input format are; give the YAML config of the same model."
-        )
-    cfg.MODEL.WEIGHTS = _weights(options)
-    cfg.MODEL.DEVICE = options.device or _best_device()
+    edits = edits_of(cfg)
+    edits.set_weights(_weights(options))
+    edits.set_device(options.device or best_device())
     return cfg
 
 
 def _weights(options: PredictOptions) -> str:
     if options.random_weights:
         return ""
-    if options.weights is not None:
-        return options.weights
-    if Path(options.config).exists():
-        raise ValueError(
-            f"{options.config!r} is a file, which has no published weights: "
-            "add --weights FILE, or --random-weights to run without."
-        )
-    return model_zoo.get_checkpoint_url(options.config)
+    return options.weights or published_weights(options.config)
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "cpu"
-
-
-def _metadata(cfg: CfgNode, weights: str | None) -> Metadata:
+def _metadata(cfg: Any, weights: str | None) -> Metadata:
     """Class names: those beside the checkpoint, else those of the config's dataset."""
     if weights is not None:
         beside = Path(weights).parent / METADATA_FILE
         if beside.is_file():
             return load_metadata(beside)
-    return MetadataCatalog.get(cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else "__unused")
+    return MetadataCatalog.get(edits_of(cfg).test_dataset() or "__unused")
 
 
-def _class_names(cfg: CfgNode, metadata: Metadata) -> list[str]:
+def _class_names(cfg: Any, metadata: Metadata) -> list[str]:
     known = list(metadata.get("thing_classes", []))
-    count = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES, len(known))
+    count = max(edits_of(cfg).num_classes(), len(known))
     return known + [f"class {i}" for i in range(len(known), count)]
 
 

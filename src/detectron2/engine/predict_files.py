@@ -119,7 +119,6 @@ def predict_files(
     images: Iterable[ImageInput],
     predictor: Predictor,
     *,
-    input_format: str,
     metadata: Metadata,
     writer: ResultWriter,
     picture_folder: Path | None,
@@ -130,9 +129,8 @@ def predict_files(
 
     Args:
         images: see `detectron2.data.image_inputs.find_images`.
-        predictor: takes a (H, W, C) uint8 image in `input_format`, returns a dictionary with
-            "instances", "panoptic_seg" or "sem_seg" as models do.
-        input_format: channel order that `predictor` expects, such as "BGR".
+        predictor: takes a (H, W, 3) uint8 BGR image, returns a dictionary with "instances",
+            "panoptic_seg" or "sem_seg" as models do; a `DefaultPredictor` for example.
         metadata: class names and colours.
         writer: receives the detections.
         picture_folder: annotated images go here under their own names; None draws nothing.
@@ -143,7 +141,7 @@ def predict_files(
     with writer:
         for image in images:
             try:
-                pixels = read_image(PathManager.get_local_path(image.path), format=input_format)
+                pixels = read_image(PathManager.get_local_path(image.path), format="BGR")
             except (OSError, ValueError) as error:
                 summary.skipped.append((image.name, str(error)))
                 on_image_done()
@@ -153,8 +151,8 @@ def predict_files(
                 writer.add(image.name, outputs["instances"])
                 summary.detections += len(outputs["instances"])
             if picture_folder is not None:
-                rgb = pixels[:, :, ::-1] if input_format == "BGR" else pixels
-                save_picture(draw_predictions(rgb, outputs, metadata), picture_folder / image.name)
+                picture = draw_predictions(pixels[:, :, ::-1], outputs, metadata)
+                save_picture(picture, picture_folder / image.name)
             summary.images += 1
             on_image_done()
     return summary

@@ -12,16 +12,23 @@ import torch
 
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
+from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultTrainer, default_setup
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
-__all__ = ["TrainOptions", "configure", "run_evaluate", "run_train"]
+__all__ = [
+    "TrainOptions",
+    "best_device",
+    "configure",
+    "published_weights",
+    "run_evaluate",
+    "run_train",
+]
 
 TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 
@@ -56,63 +63,73 @@ def run_train(options: TrainOptions) -> None:
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     """Evaluate the checkpoint and return the metrics of every dataset."""
     cfg = configure(options)
-    if not options.weights:
-        cfg.MODEL.WEIGHTS = _published_weights(options.config)
+    weights = options.weights or published_weights(options.config)
+    edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHTS)
+    DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
     return DefaultTrainer.test(cfg, model)
 
 
-def configure(options: TrainOptions) -> CfgNode:
-    """Config with the options applied and the data registered. The config's own keys come last:
-    an override that is given explicitly wins over what the data suggests.
+def configure(options: TrainOptions) -> Any:
+    """Config with the options applied and the data registered.
+
+    Overrides come last: one that is given explicitly wins over what the data suggests.
     """
     cfg = resolve_config(options.config)
-    if not isinstance(cfg, CfgNode):
-        raise ValueError(
-            f"{options.config!r} is a LazyConfig; train it with tools/lazyconfig_train_net.py "
-            "--config-file, or give the YAML config of the same model."
-        )
+    edits = edits_of(cfg)
     if options.train_data is not None:
         categories = _register(TRAIN_NAME, *options.train_data)
-        cfg.DATASETS.TRAIN = (TRAIN_NAME,)
-        cfg.DATASETS.TEST = ()
-        _fit_to_categories(cfg, categories)
+        edits.set_datasets(train=TRAIN_NAME)
+        edits.set_categories(categories)
     if options.val_data is not None:
         categories = _register(VAL_NAME, *options.val_data)
-        cfg.DATASETS.TEST = (VAL_NAME,)
+        edits.set_datasets(test=VAL_NAME)
         if options.train_data is None:
-            _fit_to_categories(cfg, categories)
+            edits.set_categories(categories)
     if options.output is not None:
-        cfg.OUTPUT_DIR = str(options.output)
+        edits.set_output_dir(str(options.output))
     if options.weights is not None or options.random_weights:
-        cfg.MODEL.WEIGHTS = options.weights or ""
-    cfg.MODEL.DEVICE = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        edits.set_weights(options.weights or "")
+    edits.set_device(options.device or best_device())
     return resolve_config(cfg, options.overrides)
+
+
+def best_device() -> str:
+    """The fastest device that is here: "cuda" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def published_weights(config: str) -> str:
+    """Address of the published weights of a zoo config.
+
+    Raises:
+        ValueError: `config` is a file.
+        RuntimeError: nothing is published for it.
+    """
+    if Path(config).exists():
+        raise ValueError(
+            f"{config!r} is a file, which has no published weights: "
+            "add --weights FILE, or for predict --random-weights."
+        )
+    return model_zoo.get_checkpoint_url(config)
 
 
 def _train(options: TrainOptions) -> None:
     cfg = configure(options)
     _set_up(cfg, options, eval_only=False)
-    if comm.is_main_process() and len(cfg.DATASETS.TRAIN):
-        # The registered names are known only after the annotations have been read.
-        DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
-        save_metadata(cfg.DATASETS.TRAIN[0], Path(cfg.OUTPUT_DIR) / METADATA_FILE)
+    edits = edits_of(cfg)
+    name = edits.train_dataset()
+    if comm.is_main_process() and name is not None:
+        DatasetCatalog.get(name)  # the class names are known once the annotations are read
+        save_metadata(name, Path(edits.output_dir) / METADATA_FILE)
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=options.resume)
     trainer.train()
 
 
-def _set_up(cfg: CfgNode, options: TrainOptions, eval_only: bool) -> None:
-    cfg.freeze()
+def _set_up(cfg: Any, options: TrainOptions, eval_only: bool) -> None:
     default_setup(cfg, argparse.Namespace(config_file=options.config, eval_only=eval_only, opts=[]))
-
-
-def _published_weights(config: str) -> str:
-    if Path(config).exists():
-        raise ValueError(f"{config!r} is a file, which has no published weights: add --weights.")
-    return model_zoo.get_checkpoint_url(config)
 
 
 def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]]:
@@ -143,14 +160,3 @@ def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
     mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
     pairs = [(left, right) for left, right in mirrored.items() if right in names]
     return {"keypoint_names": names, "keypoint_flip_map": pairs}
-
-
-def _fit_to_categories(cfg: CfgNode, categories: list[dict[str, Any]]) -> None:
-    count = len(categories)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = count
-    cfg.MODEL.RETINANET.NUM_CLASSES = count
-    keypoints = categories[0].get("keypoints")
-    if cfg.MODEL.KEYPOINT_ON and keypoints:
-        cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(keypoints)
-        # 0.05 is about the mean of the constants that COCO measured for people.
-        cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * len(keypoints)

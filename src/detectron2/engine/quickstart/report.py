@@ -53,7 +53,7 @@ def write_report(
     dataset_name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(dataset_name)
     for record in DatasetCatalog.get(dataset_name):
-        pixels = read_image(record["file_name"], format=predictor.input_format)
+        pixels = read_image(record["file_name"], format="BGR")
         instances = predictor(pixels)["instances"].to("cpu")
         instances = instances[instances.scores >= _MIN_SCORE]
         rgb = np.ascontiguousarray(pixels[:, :, ::-1])
