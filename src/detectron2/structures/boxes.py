@@ -193,10 +193,10 @@ class Boxes:
         Raises:
             AssertionError: a coordinate is infinite or NaN.
         """
-        # torch._assert raises like `assert` and, unlike an `if`, does not split a compiled graph.
-        torch._assert(
-            torch.isfinite(self.tensor).all(),
-            "Boxes to clip have infinite or NaN coordinates; whatever computed them diverged.",
+        # An assert statement, because torch.compile turns one into a check on the device; an
+        # `if` with a `raise` would split the graph here.
+        assert torch.isfinite(self.tensor).all(), (
+            "Boxes to clip have infinite or NaN coordinates; whatever computed them diverged."
         )
         height, width = box_size
         x = self.tensor[:, 0::2].clamp(min=0, max=width)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from detectron2.layers.wrappers import move_device_like, shapes_to_tensor
 from detectron2.utils.torch_version_utils import min_torch_version
@@ -77,11 +76,6 @@ class ImageList:
         _check_stackable(tensors)
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = _padded_size(image_sizes, size_divisibility, padding_constraints or {})
-        if len(tensors) == 1:
-            # One image needs no copy when nothing is padded.
-            (image,) = tensors
-            padding = (0, width - image.shape[-1], 0, height - image.shape[-2])
-            return ImageList(F.pad(image, padding, value=pad_value).unsqueeze(0), image_sizes)
         first = tensors[0]
         batch = first.new_full((len(tensors), *first.shape[:-2], height, width), pad_value)
         for image, padded in zip(tensors, batch):
