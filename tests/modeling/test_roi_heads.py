@@ -347,7 +347,7 @@ def test_config_values_reach_the_heads():
     assert heads.box_pooler.scales == (1 / 4, 1 / 8)
     assert heads.box_predictor.test_score_thresh == 0.3
     assert heads.box_predictor.test_topk_per_image == 9
-    assert heads.box_predictor.loss_weight == {"loss_box_reg": 2.5}
+    assert heads.box_predictor.loss_weight == {"loss_cls": 1.0, "loss_box_reg": 2.5}
     assert heads.mask_head.predictor.out_channels == K
     assert heads.keypoint_head.num_keypoints == 17
 

@@ -175,7 +175,7 @@ class FastRCNNOutputLayers(nn.Module):
         self.box_reg_loss_type = box_reg_loss_type
         if isinstance(loss_weight, (int, float)):
             loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
-        self.loss_weight = loss_weight
+        self.loss_weight = {"loss_cls": 1.0, "loss_box_reg": 1.0, **loss_weight}
         self.use_fed_loss = use_fed_loss
         self.use_sigmoid_ce = use_sigmoid_ce
         self.fed_loss_num_classes = fed_loss_num_classes
