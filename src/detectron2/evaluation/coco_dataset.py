@@ -1,0 +1,94 @@
+"""Ground truth in COCO's format, held by hotcoco."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+
+__all__ = ["GroundTruth", "as_hotcoco", "load_ground_truth"]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """coco: a hotcoco.COCO, whose ids are non-negative integers.
+
+    image_numbers: its number for each image id of the file; None if they are the same.
+    """
+
+    coco: Any
+    image_numbers: Mapping[Hashable, int] | None = None
+
+    def number_of(self, image_id: Hashable) -> int:
+        """The id that `coco` knows an image by.
+
+        Raises:
+            KeyError: the file has no such image.
+        """
+        if self.image_numbers is None:
+            return image_id  # type: ignore[return-value]
+        try:
+            return self.image_numbers[image_id]
+        except KeyError:
+            raise KeyError(f"The ground truth has no image with id {image_id!r}.") from None
+
+    @property
+    def has_annotations(self) -> bool:
+        """Whether the file says what is in the images; test sets do not."""
+        return bool(self.coco.getAnnIds()) or "annotations" in self.coco.dataset
+
+
+def load_ground_truth(json_file: str) -> GroundTruth:
+    """Read a COCO file. Image ids may be text, as dataset records allow.
+
+    Raises:
+        ValueError: the file is not what COCO files look like; the message says where.
+    """
+    from hotcoco import COCO
+
+    path = PathManager.get_local_path(json_file)
+    try:
+        return GroundTruth(COCO(path))
+    except ValueError as error:
+        # hotcoco keys images by non-negative integers. Anything else that is wrong with the
+        # file is still wrong after renumbering, and raises again.
+        with open(path, encoding="utf-8") as stream:
+            content = json.load(stream)
+        image_ids = [image["id"] for image in content.get("images", ())]
+        if all(_is_number(image_id) for image_id in image_ids):
+            raise ValueError(f"{json_file}: {error}") from error
+    numbers = {image_id: number for number, image_id in enumerate(image_ids, start=1)}
+    try:
+        return GroundTruth(COCO(_renumbered(content, numbers)), numbers)
+    except ValueError as error:
+        raise ValueError(f"{json_file}: {error}") from error
+
+
+def _is_number(image_id: object) -> bool:
+    return isinstance(image_id, int) and image_id >= 0
+
+
+def _renumbered(content: dict[str, Any], numbers: Mapping[Hashable, int]) -> dict[str, Any]:
+    def with_number(records: Iterable[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+        return [{**record, key: numbers[record[key]]} for record in records]
+
+    renumbered = {**content, "images": with_number(content["images"], "id")}
+    if "annotations" in content:
+        renumbered["annotations"] = with_number(content["annotations"], "image_id")
+    return renumbered
+
+
+def as_hotcoco(dataset: Any) -> Any:
+    """A hotcoco.COCO of a dataset that may be another library's COCO object.
+
+    Args:
+        dataset: a hotcoco.COCO, or anything whose ``dataset`` is a COCO dictionary.
+    """
+    from hotcoco import COCO
+
+    if dataset is None or isinstance(dataset, COCO):
+        return dataset
+    return COCO(dataset.dataset) if dataset.dataset else COCO()

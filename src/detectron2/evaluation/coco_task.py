@@ -1,0 +1,110 @@
+"""Run COCOeval on one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from detectron2.evaluation.coco_dataset import as_hotcoco
+from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.fast_eval_api import DETECTION_ROWS, COCOeval_opt, Row
+
+__all__ = ["COCOevalMaxDets", "evaluate_predictions_on_coco"]
+
+_DEFAULT_MAX_DETS = [1, 10, 100]
+
+
+class COCOevalMaxDets(COCOeval_opt):
+    """COCOeval whose table is about the largest of three numbers of detections, not about 100."""
+
+    def _max_dets(self, row: Row) -> int:
+        if row == DETECTION_ROWS[0] and self.params.iouType != "keypoints":
+            return self.params.maxDets[2]
+        return super()._max_dets(row)
+
+
+def evaluate_predictions_on_coco(
+    coco_gt: Any,
+    coco_results: Sequence[dict[str, Any]],
+    iou_type: str,
+    kpt_oks_sigmas: Sequence[float] | None = None,
+    cocoeval_fn: Any = None,
+    img_ids: Sequence[int] | None = None,
+    max_dets_per_image: Sequence[int] | None = None,
+    use_fast_impl: bool = True,
+) -> Any:
+    """Evaluate one task.
+
+    Args:
+        coco_gt: COCO object of the ground truth.
+        coco_results: at least one detection in COCO's result format.
+        iou_type: "bbox", "segm" or "keypoints".
+        kpt_oks_sigmas: spread of each keypoint; COCO's 17 if empty.
+        cocoeval_fn: class with the interface of COCOeval; chosen by the task if None.
+        img_ids: evaluate these images only.
+        max_dets_per_image: three or more numbers of detections, [1, 10, 100] if None.
+        use_fast_impl: accepted for compatibility.
+
+    Returns:
+        The COCOeval after `summarize`.
+    """
+    if len(coco_results) == 0:
+        raise AssertionError("There are no results to evaluate.")
+    max_dets = list(_DEFAULT_MAX_DETS if max_dets_per_image is None else max_dets_per_image)
+    if len(max_dets) < 3:
+        raise AssertionError(f"max_dets_per_image has three numbers or more, not {max_dets}.")
+    if not isinstance(cocoeval_fn, type):
+        cocoeval_fn = COCOeval_opt if max_dets[2] == _DEFAULT_MAX_DETS[2] else COCOevalMaxDets
+    coco_eval = cocoeval_fn(coco_gt, _load_results(coco_gt, coco_results, iou_type), iou_type)
+    if iou_type != "keypoints":
+        coco_eval.params.maxDets = max_dets
+    if img_ids is not None:
+        coco_eval.params.imgIds = list(img_ids)
+    if iou_type == "keypoints":
+        _set_sigmas(coco_eval, coco_gt, coco_results, kpt_oks_sigmas)
+    coco_eval.evaluate()
+    coco_eval.accumulate()
+    coco_eval.summarize()
+    return coco_eval
+
+
+def _load_results(coco_gt: Any, results: Sequence[dict[str, Any]], iou_type: str) -> Any:
+    """COCO object of the detections; for masks its areas are those of the masks."""
+    dataset = as_hotcoco(coco_gt)
+    if iou_type == "keypoints" or not isinstance(results, CocoResults):
+        if iou_type == "segm":  # a box would decide the area
+            results = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
+        return dataset.loadRes(list(results))
+    rows = np.column_stack([results.image_ids, results.boxes, results.scores, results.category_ids])
+    if iou_type != "segm":
+        return dataset.loadRes(rows)
+    from hotcoco import mask as rle_codec
+
+    masks = results.masks()
+    detections = dataset.loadRes(rows, segmentation=masks)
+    ids = np.arange(1, len(masks) + 1)  # loadRes numbers detections from 1
+    detections.update_anns(ids=ids, area=np.asarray(rle_codec.area(masks), dtype=np.float64))
+    return detections
+
+
+def _set_sigmas(
+    coco_eval: Any,
+    coco_gt: Any,
+    results: Sequence[dict[str, Any]],
+    sigmas: Sequence[float] | None,
+) -> None:
+    if sigmas is not None and len(sigmas):
+        coco_eval.params.kpt_oks_sigmas = np.array(sigmas, dtype=np.float64)
+    annotation = coco_gt.loadAnns(coco_gt.getAnnIds()[:1])[0]
+    counts = {
+        "predicted": len(results[0]["keypoints"]) // 3,
+        "annotated": len(annotation["keypoints"]) // 3,
+        "sigmas": len(coco_eval.params.kpt_oks_sigmas),
+    }
+    if len(set(counts.values())) > 1:
+        raise AssertionError(
+            f"Numbers of keypoints differ: {counts}. If the dataset does not have COCO's 17 "
+            "keypoints, set TEST.KEYPOINT_OKS_SIGMAS (kpt_oks_sigmas) to one number for each."
+        )
