@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 import torch
+from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["as_array", "compiled"]
+__all__ = ["as_array", "compiled", "multiply_add"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,18 @@ def _report_no_cache(problem: str) -> None:
             "NUMBA_CACHE_DIR to a writable folder.",
             problem,
         )
+
+
+def _multiply_add(typingctx, a, b, c):  # type: ignore[no-untyped-def]
+    """a * b + c, rounded once; three numbers of one floating point type. Only in kernels."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.fma(*arguments)
+
+    return a(a, a, a), generate
+
+
+multiply_add: Any = intrinsic(_multiply_add)
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:

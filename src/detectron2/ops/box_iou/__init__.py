@@ -1,9 +1,12 @@
 """Pairwise intersection over union of axis-aligned boxes."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
-from detectron2.ops.box_iou.reference import box_iou_reference
+from detectron2.ops.box_iou.reference import box_iou_gradients, box_iou_reference
 from detectron2.ops.checks import check_boxes, check_same_device
 
 __all__ = ["box_iou"]
@@ -30,4 +33,24 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return dispatch.call("box_iou", boxes1, boxes2)
 
 
-dispatch.register("box_iou", reference=box_iou_reference)
+def fake_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
+
+
+def save_box_iou(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def differentiate_box_iou(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return box_iou_gradients(grad, *ctx.saved_tensors)
+
+
+dispatch.define(
+    "box_iou(Tensor boxes1, Tensor boxes2) -> Tensor",
+    reference=box_iou_reference,
+    fake=fake_box_iou,
+    numba="detectron2.ops.box_iou.cpu:box_iou",
+    backward=differentiate_box_iou,
+    save=save_box_iou,
+)

@@ -1,5 +1,6 @@
 """Non-maximum suppression of axis-aligned boxes, over all boxes or within each class."""
 
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
@@ -62,5 +63,26 @@ def batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold:
     )
 
 
-dispatch.register("nms", reference=nms_reference)
-dispatch.register("batched_nms", reference=batched_nms_reference)
+def fake_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(kept, dtype=torch.int64)
+
+
+def fake_batched_nms(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float
+) -> Tensor:
+    return fake_nms(boxes, scores, iou_threshold)
+
+
+dispatch.define(
+    "nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
+    reference=nms_reference,
+    fake=fake_nms,
+    numba="detectron2.ops.nms.cpu:nms",
+)
+dispatch.define(
+    "batched_nms(Tensor boxes, Tensor scores, Tensor class_ids, float iou_threshold) -> Tensor",
+    reference=batched_nms_reference,
+    fake=fake_batched_nms,
+    numba="detectron2.ops.nms.cpu:batched_nms",
+)

@@ -1,16 +1,37 @@
 """Greedy non-maximum suppression, written as the fixed point of its definition."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detectron2.ops.box_iou.reference import box_areas, compute_dtype
 
-__all__ = ["batched_nms_reference", "greedy_keep", "nms_reference", "score_order"]
+__all__ = [
+    "batched_nms_reference",
+    "greedy_keep",
+    "nms_reference",
+    "score_order",
+    "threshold_below",
+]
 
 
 def score_order(scores: Tensor) -> Tensor:
     """(N,) indices by descending score; equal scores keep their order."""
     return torch.sort(scores, descending=True, stable=True).indices
+
+
+def threshold_below(threshold: float, dtype: torch.dtype) -> float:
+    """The largest number of `dtype` that is at most `threshold`.
+
+    An IoU of that type is above the one exactly if it is above the other. Rounding to nearest
+    would not do: 0.6 becomes 0.60000002 in float32, and an IoU of just that would survive.
+    """
+    if dtype == torch.float64:
+        return threshold
+    rounded = np.float32(threshold)
+    if float(rounded) > threshold:
+        rounded = np.nextafter(rounded, np.float32(-np.inf))
+    return float(rounded)
 
 
 def overlaps(boxes: Tensor, iou_threshold: float) -> Tensor:
@@ -19,12 +40,15 @@ def overlaps(boxes: Tensor, iou_threshold: float) -> Tensor:
     Two empty boxes have IoU 0/0, which is above nothing; so have boxes with a NaN.
     """
     boxes = boxes.to(compute_dtype(boxes.dtype))
-    lower = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])  # (N, N, 2)
-    upper = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])  # (N, N, 2)
-    sides = (upper - lower).clamp(min=0)
-    intersection = sides[..., 0] * sides[..., 1]
+    threshold = threshold_below(iou_threshold, boxes.dtype)
+    sides = [
+        torch.minimum(boxes[:, None, axis + 2], boxes[None, :, axis + 2])
+        - torch.maximum(boxes[:, None, axis], boxes[None, :, axis])
+        for axis in (0, 1)
+    ]
+    intersection = sides[0].clamp(min=0) * sides[1].clamp(min=0)  # (N, N)
     areas = box_areas(boxes)
-    return intersection / (areas[:, None] + areas[None, :] - intersection) > iou_threshold
+    return intersection / (areas[:, None] + areas[None, :] - intersection) > threshold
 
 
 def greedy_keep(overlapping: Tensor) -> Tensor:

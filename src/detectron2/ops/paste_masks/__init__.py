@@ -1,5 +1,6 @@
 """Draw the masks of boxes into full images."""
 
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
@@ -42,4 +43,17 @@ def paste_masks(
     )
 
 
-dispatch.register("paste_masks", reference=paste_masks_reference)
+def fake_paste_masks(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> Tensor:
+    dtype = torch.uint8 if threshold < 0 else torch.bool
+    return masks.new_empty(masks.shape[0], height, width, dtype=dtype)
+
+
+dispatch.define(
+    "paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) "
+    "-> Tensor",
+    reference=paste_masks_reference,
+    fake=fake_paste_masks,
+    numba="detectron2.ops.paste_masks.cpu:paste_masks",
+)
