@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec
@@ -60,9 +61,8 @@ class MMDetBackbone(Backbone):
         for part in (self.backbone, self.neck):
             if part is None:
                 continue
-            logger.info("Initialising the weights of %s.", type(part).__name__)
             for module in part if isinstance(part, nn.Sequential) else [part]:
-                module.init_weights()
+                _init_weights(module)
             # mmdet freezes layers in train().
             part.train()
 
@@ -109,7 +109,7 @@ class MMDetDetector(nn.Module):
     ) -> None:
         super().__init__()
         self.detector = _build("detector", detector)
-        self.detector.init_weights()
+        _init_weights(self.detector)
         self.size_divisibility = size_divisibility
         mean, std = pixel_statistics(pixel_mean, pixel_std)
         self.register_buffer("pixel_mean", mean, persistent=False)
@@ -133,7 +133,8 @@ class MMDetDetector(nn.Module):
             for x, size in zip(batched_inputs, batch.image_sizes, strict=True)
         ]
         if self.training:
-            targets = _targets([x["instances"].to(self.device) for x in batched_inputs])
+            instances = [x["instances"].to(self.device) for x in batched_inputs]
+            targets = _targets(instances, batch.tensor.shape[-2:])
             return _parse_losses(self.detector.forward_train(batch.tensor, metas, **targets))
         # mmdet itself scales boxes and pastes masks into the size asked for.
         results = self.detector.simple_test(batch.tensor, metas, rescale=True)
@@ -184,24 +185,33 @@ def _image_meta(
     }
 
 
-def _targets(instances: list[Instances]) -> dict[str, Any]:
-    """Arguments of `forward_train`."""
+def _init_weights(module: nn.Module) -> None:
+    """Initialise by mmdet's own rule, which may load pretrained weights."""
+    if hasattr(module, "init_weights"):
+        logger.info("Initialising the weights of %s.", type(module).__name__)
+        module.init_weights()
+
+
+def _targets(instances: list[Instances], padded_size: Sequence[int]) -> dict[str, Any]:
+    """Arguments of `forward_train`; masks have the size of the padded batch."""
     targets: dict[str, Any] = {
         "gt_bboxes": [x.gt_boxes.tensor for x in instances],
         "gt_labels": [x.gt_classes for x in instances],
     }
     if all(x.has("gt_masks") for x in instances):
-        targets["gt_masks"] = [_to_mmdet_masks(x) for x in instances]
+        targets["gt_masks"] = [_to_mmdet_masks(x.gt_masks, *padded_size) for x in instances]
     return targets
 
 
-def _to_mmdet_masks(instances: Instances) -> Any:
+def _to_mmdet_masks(masks: Any, height: int, width: int) -> Any:
+    """BitMasks or PolygonMasks as mmdet's class for an image of that size."""
     from mmdet.core import BitmapMasks, PolygonMasks
 
-    masks, size = instances.gt_masks, instances.image_size
-    if isinstance(masks, BitMasks):
-        return BitmapMasks(masks.tensor.to("cpu", torch.uint8).numpy(), *size)
-    return PolygonMasks(masks.polygons, *size)
+    if not isinstance(masks, BitMasks):
+        return PolygonMasks(masks.polygons, height, width)
+    missing = (0, width - masks.tensor.shape[2], 0, height - masks.tensor.shape[1])
+    bits = F.pad(masks.tensor, missing).to("cpu", torch.uint8)
+    return BitmapMasks(bits.numpy(), height, width)
 
 
 def _parse_losses(values: Mapping[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
@@ -234,7 +244,8 @@ def _to_instances(result: Any, size: tuple[int, int]) -> Instances:
     instances.pred_boxes = Boxes(boxes[:, :4])
     instances.scores = boxes[:, 4]
     instances.pred_classes = torch.arange(len(counts)).repeat_interleave(counts)
-    if masks_by_class is not None and len(boxes) > 0:
-        masks = [np.asarray(mask) for mask in itertools.chain.from_iterable(masks_by_class)]
-        instances.pred_masks = torch.from_numpy(np.stack(masks)).bool()
+    if masks_by_class is not None:
+        masks = [np.asarray(mask, bool) for mask in itertools.chain.from_iterable(masks_by_class)]
+        stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
+        instances.pred_masks = torch.from_numpy(stacked)
     return instances

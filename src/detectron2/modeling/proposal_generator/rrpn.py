@@ -11,6 +11,7 @@ from detectron2.config import configurable
 from detectron2.config.mapping import proposal_generator as keys
 from detectron2.config.mapping import read_arguments
 from detectron2.layers import ShapeSpec, batched_nms_rotated
+from detectron2.layers import cat as cat  # part of this module's address
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.proposal_utils import (
@@ -20,6 +21,7 @@ from detectron2.modeling.proposal_generator.proposal_utils import (
 )
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Instances, RotatedBoxes, pairwise_iou_rotated
+from detectron2.utils.memory import retry_if_cuda_oom as retry_if_cuda_oom  # likewise
 
 __all__ = ["RRPN", "find_top_rrpn_proposals"]
 
