@@ -314,8 +314,8 @@ def _resize_rotated_boxes(transform: ResizeTransform, rotated_boxes: np.ndarray)
     return rotated_boxes
 
 
-def _keep_rotated_boxes(transform: NoOpTransform, rotated_boxes: np.ndarray) -> np.ndarray:
-    return rotated_boxes
+def _keep_rotated_boxes(t: NoOpTransform, x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def _crop_polygons(transform: CropTransform, polygons: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,0 +1,165 @@
+"""Reading images and converting between colour formats; public through `detection_utils`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detectron2.data.errors import SizeMismatchError, UnreadableImageError
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
+
+__all__ = [
+    "check_image_size",
+    "convert_PIL_to_numpy",
+    "convert_image_to_rgb",
+    "read_image",
+]
+
+logger = logging.getLogger(__name__)
+
+# ITU-R BT.601, YUV from and to RGB in [0, 1].
+_M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
+_M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]]
+
+_EXIF_ORIENTATION = 0x0112
+# What turns an image that was stored with an orientation (EXIF 2.3, table 6) upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(file_name: str, format: str | None = None) -> np.ndarray:
+    """Read an image file, turned upright by its EXIF orientation.
+
+    Args:
+        file_name: anything that ``PathManager`` opens.
+        format: "RGB", "BGR", "L", "YUV-BT.601" or another mode of Pillow; None keeps the file's.
+
+    Returns:
+        (H, W, C), or (H, W) for one channel; "L" gives (H, W, 1). uint8, but for "YUV-BT.601"
+        (floats: Y in [0, 1]) and None. 16-bit grey images are scaled down to 8 bits unless
+        `format` is None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableImageError: it cannot be decoded.
+    """
+    try:
+        stream = PathManager.open(file_name, "rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"The image {os.fspath(file_name)!r} does not exist. Check the image folder that the "
+            "dataset was registered with, or remove the image from the annotations."
+        ) from None
+    with stream:
+        try:
+            image = _apply_exif_orientation(Image.open(stream))
+            return convert_PIL_to_numpy(image, format)
+        except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as e:
+            raise UnreadableImageError(
+                f"The image {os.fspath(file_name)!r} cannot be decoded ({e}). Replace the file, "
+                "or remove the image from the dataset."
+            ) from e
+
+
+def _apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """Turn an image upright; one with no or an unreadable orientation is returned as it is."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except (SyntaxError, struct.error, ValueError, KeyError, TypeError) as e:
+        log_first_n(logging.WARNING, f"Ignoring an EXIF header that cannot be parsed: {e}", n=3)
+        return image
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
+    """Array of a Pillow image in one of the formats of `read_image`."""
+    if format is None:
+        return np.asarray(image)
+    mode = "RGB" if format in ("BGR", "YUV-BT.601") else format
+    array = np.asarray(_converted(image, mode))
+    if format == "L":
+        return array[:, :, None]
+    if format == "BGR":
+        return array[:, :, ::-1]
+    if format == "YUV-BT.601":
+        return (array / 255.0) @ np.array(_M_RGB2YUV).T
+    return array
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255, which leaves a white image.
+        image = _eight_bit(image)
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert(mode)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.size and values.max() > 255:
+        log_first_n(logging.WARNING, "Scaling 16-bit images down to 8 bits.", n=1)
+        values = np.clip(values, 0, 65535) >> 8
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.ndarray:
+    """uint8 (H, W, 3) RGB image of an (H, W, C) image in `format`, for drawing.
+
+    Args:
+        image: in the format of `read_image`; also a tensor.
+        format: as for `read_image`.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy()
+    if format == "BGR":
+        return image[:, :, ::-1]
+    if format == "YUV-BT.601":
+        rgb = np.dot(image, np.array(_M_YUV2RGB).T) * 255.0
+        return np.clip(rgb, 0, 255).astype(np.uint8)
+    if format == "L":
+        plane = image[:, :, 0] if image.ndim == 3 else image
+        return np.repeat(plane.astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.asarray(Image.fromarray(image.astype(np.uint8)).convert("RGB"))
+
+
+def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
+    """Compare "width" and "height" of a record with the image, or fill them in.
+
+    Raises:
+        SizeMismatchError: they differ; annotations in other pixels would be wrong.
+    """
+    height, width = image.shape[:2]
+    want = (dataset_dict.get("width", width), dataset_dict.get("height", height))
+    if want != (width, height):
+        turned = want == (height, width)
+        hint = (
+            "They are swapped: the file has an EXIF orientation, or was annotated before it was "
+            "turned. "
+            if turned
+            else ""
+        )
+        raise SizeMismatchError(
+            f"The image {dataset_dict.get('file_name', '')!r} is {width} x {height} pixels "
+            f"(width x height), but the dataset says {want[0]} x {want[1]}. {hint}Correct "
+            "'width' and 'height' in the annotations, or the file."
+        )
+    dataset_dict.setdefault("width", width)
+    dataset_dict.setdefault("height", height)

@@ -1,0 +1,564 @@
+"""Data loaders: from the names of datasets to batches.
+
+This stays one module: programs replace its functions (``detectron2.data.build.X = mine``), and
+they call each other by their global names so that a replacement is seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch.utils import data as torchdata
+from torch.utils.data.sampler import Sampler
+
+from detectron2.config import configurable
+from detectron2.config.mapping import lookup, read_arguments
+from detectron2.config.mapping.data import (
+    REPEAT_FACTORS,
+    TEST_LOADER,
+    TRAIN_DATASET,
+    TRAIN_LOADER,
+)
+from detectron2.data._proposal_file import read_proposals
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+from detectron2.data.common import (
+    AspectRatioGroupedDataset,
+    DatasetFromList,
+    MapDataset,
+    ToIterableDataset,
+)
+from detectron2.data.dataset_mapper import DatasetMapper
+from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.data.quarantine import Quarantine
+from detectron2.data.samplers import (
+    InferenceSampler,
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
+from detectron2.structures import BoxMode
+from detectron2.utils.comm import get_world_size
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import _log_api_usage, log_first_n
+
+# BoxMode: downstream code imports it from here.
+__all__ = [
+    "BoxMode",
+    "build_batch_data_loader",
+    "build_detection_test_loader",
+    "build_detection_train_loader",
+    "check_metadata_consistency",
+    "filter_images_with_few_keypoints",
+    "filter_images_with_only_crowd_annotations",
+    "get_detection_dataset_dicts",
+    "load_proposals_into_dataset",
+    "print_instances_class_histogram",
+    "trivial_batch_collator",
+    "worker_init_reset_seed",
+]
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+def filter_images_with_only_crowd_annotations(dataset_dicts: Sequence[Record]) -> list[Record]:
+    """Records with at least one annotation that is no crowd."""
+    kept = [
+        record
+        for record in dataset_dicts
+        if any(annotation.get("iscrowd", 0) == 0 for annotation in record["annotations"])
+    ]
+    logger.info(
+        "Removed %d images with no usable annotations. %d images left.",
+        len(dataset_dicts) - len(kept),
+        len(kept),
+    )
+    return kept
+
+
+def filter_images_with_few_keypoints(
+    dataset_dicts: Sequence[Record], min_keypoints_per_image: int
+) -> list[Record]:
+    """Records whose objects have enough labelled keypoints together."""
+
+    def labelled_keypoints(record: Record) -> int:
+        return sum(
+            int((np.asarray(annotation["keypoints"])[2::3] > 0).sum())
+            for annotation in record["annotations"]
+            if "keypoints" in annotation
+        )
+
+    kept = [r for r in dataset_dicts if labelled_keypoints(r) >= min_keypoints_per_image]
+    logger.info(
+        "Removed %d images with fewer than %d keypoints. %d images left.",
+        len(dataset_dicts) - len(kept),
+        min_keypoints_per_image,
+        len(kept),
+    )
+    return kept
+
+
+def load_proposals_into_dataset(dataset_dicts: list[Record], proposal_file: str) -> list[Record]:
+    """Add precomputed proposals to records, in place.
+
+    Each record gets "proposal_boxes" (N, 4), "proposal_objectness_logits" (N,), both with the
+    highest logit first, and "proposal_bbox_mode".
+
+    Args:
+        dataset_dicts: records with "image_id".
+        proposal_file: a pickled dictionary with the lists "ids", "boxes", "objectness_logits",
+            one entry per image, and "bbox_mode".
+
+    Raises:
+        ValueError: the file holds something else, or nothing for an image.
+    """
+    logger.info("Loading proposals from %s", proposal_file)
+    proposals = read_proposals(proposal_file)
+    row_of = {str(image_id): row for row, image_id in enumerate(proposals["ids"])}
+    for record in dataset_dicts:
+        row = row_of.get(str(record["image_id"]))
+        if row is None:
+            raise ValueError(
+                f"The proposal file {proposal_file!r} has no proposals for image_id "
+                f"{record['image_id']!r}; make it anew for this dataset."
+            )
+        logits = proposals["objectness_logits"][row]
+        order = logits.argsort()[::-1]
+        record["proposal_boxes"] = np.asarray(proposals["boxes"][row])[order]
+        record["proposal_objectness_logits"] = logits[order]
+        record["proposal_bbox_mode"] = proposals["bbox_mode"]
+    return dataset_dicts
+
+
+def print_instances_class_histogram(
+    dataset_dicts: Sequence[Record], class_names: Sequence[str]
+) -> None:
+    """Log a table of how many objects there are of each class, without crowds.
+
+    Raises:
+        ValueError: an annotation's "category_id" is no index into `class_names`.
+    """
+    counts = np.zeros(len(class_names), dtype=np.int64)
+    for record in dataset_dicts:
+        classes = np.asarray(
+            [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)],
+            dtype=np.int64,
+        )
+        wrong = classes[(classes < 0) | (classes >= len(class_names))]
+        if len(wrong):
+            raise ValueError(
+                f"An annotation of {record.get('file_name')!r} has category_id {wrong[0]}, but "
+                f"the dataset has {len(class_names)} classes (thing_classes), so ids run from 0 "
+                f"to {len(class_names) - 1}."
+            )
+        counts += np.bincount(classes, minlength=len(class_names))
+    columns = min(6, 2 * len(class_names))
+    cells: list[Any] = list(
+        itertools.chain.from_iterable(
+            (_short_name(name), int(count)) for name, count in zip(class_names, counts)
+        )
+    )
+    total = int(counts.sum())
+    cells += [None] * (-len(cells) % columns)
+    if len(class_names) > 1:
+        cells += ["total", total] + [None] * (columns - 2)
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    table = tabulate(
+        rows,
+        headers=["category", "#instances"] * (columns // 2),
+        tablefmt="pipe",
+        numalign="left",
+        stralign="center",
+    )
+    log_first_n(
+        logging.INFO,
+        f"Distribution of instances among all {len(class_names)} categories:\n{table}",
+        key="message",
+        name=__name__,
+    )
+
+
+def _short_name(name: str) -> str:
+    # Long names, which LVIS has, would make the table wider than a terminal.
+    return name if len(name) <= 13 else name[:11] + ".."
+
+
+def get_detection_dataset_dicts(
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
+) -> Any:
+    """Load datasets by name and join their records.
+
+    Args:
+        names: one or several names in the `DatasetCatalog`.
+        filter_empty: leave out images without annotations (other than crowds).
+        min_keypoints: leave out images with fewer labelled keypoints.
+        proposal_files: one file of precomputed proposals for each dataset.
+        check_consistency: whether the datasets must have the same classes.
+
+    Returns:
+        A list of records. If the datasets are ``torch.utils.data.Dataset`` objects instead of
+        lists, the dataset, or a ``ConcatDataset`` of several.
+
+    Raises:
+        AssertionError: no names, or not one proposal file for each.
+        ValueError: no image is left, or the classes differ.
+    """
+    if isinstance(names, str):
+        names = [names]
+    if len(names) == 0:
+        raise AssertionError(
+            "No dataset is named; set DATASETS.TRAIN (or DATASETS.TEST) to names of the catalog."
+        )
+    loaded = [DatasetCatalog.get(name) for name in names]
+    if isinstance(loaded[0], torchdata.Dataset):
+        return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
+    for name, records in zip(names, loaded):
+        if len(records) == 0:
+            raise ValueError(
+                f"The dataset {name!r} has no images. Check the annotation file and the image "
+                "folder that it was registered with."
+            )
+    if proposal_files is not None:
+        if len(names) != len(proposal_files):
+            raise AssertionError(
+                f"{len(names)} datasets need as many proposal files, got {len(proposal_files)}."
+            )
+        loaded = [
+            load_proposals_into_dataset(records, file)
+            for records, file in zip(loaded, proposal_files)
+        ]
+    dataset_dicts = list(itertools.chain.from_iterable(loaded))
+    has_instances = "annotations" in dataset_dicts[0]
+    if filter_empty and has_instances:
+        dataset_dicts = filter_images_with_only_crowd_annotations(dataset_dicts)
+    if min_keypoints > 0 and has_instances:
+        dataset_dicts = filter_images_with_few_keypoints(dataset_dicts, min_keypoints)
+    if not dataset_dicts:
+        raise ValueError(
+            f"No image of {', '.join(names)} has usable annotations, so none is left to use. Check "
+            "the annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS (filter_empty) to False."
+        )
+    if check_consistency and has_instances:
+        _check_classes(dataset_dicts, names)
+    return dataset_dicts
+
+
+def _check_classes(dataset_dicts: Sequence[Record], names: Sequence[str]) -> None:
+    if any(MetadataCatalog.get(name).get("thing_classes") is None for name in names):
+        return
+    check_metadata_consistency("thing_classes", names)
+    print_instances_class_histogram(dataset_dicts, MetadataCatalog.get(names[0]).thing_classes)
+
+
+def build_batch_data_loader(
+    dataset: Any,
+    sampler: Sampler[int] | None,
+    total_batch_size: int,
+    *,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    drop_last: bool = True,
+    single_gpu_batch_size: int | None = None,
+    prefetch_factor: int | None = 2,
+    persistent_workers: bool = False,
+    pin_memory: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Batches of a dataset, for this process of a distributed program.
+
+    Args:
+        dataset: with indices, or iterable.
+        sampler: indices; None for an iterable dataset.
+        total_batch_size: over all processes, unless `single_gpu_batch_size` is given.
+        aspect_ratio_grouping: batches of landscapes and of portraits; elements need "width" and
+            "height".
+        num_workers: data loading processes of this process.
+        collate_fn: from a list of elements to a batch; None leaves the list.
+        drop_last: drop the last batch if it is not full. Grouped batches are always full.
+        single_gpu_batch_size: batch size of this process, instead of its share of the total.
+        prefetch_factor: batches that each worker loads ahead.
+        persistent_workers: keep workers alive between iterations over the loader.
+        pin_memory: copy tensors to page-locked memory, from which GPUs copy faster.
+        seed: of the workers; None draws one.
+        **kwargs: passed to ``torch.utils.data.DataLoader``.
+
+    Raises:
+        ValueError: the batch size is not a positive multiple of the number of processes, or a
+            sampler is given with an iterable dataset.
+    """
+    batch_size = _batch_size_per_process(total_batch_size, single_gpu_batch_size)
+    logger.info("Making batched data loader with batch_size=%d", batch_size)
+    if isinstance(dataset, torchdata.IterableDataset):
+        if sampler is not None:
+            raise ValueError("An iterable dataset has its own order; sampler must be None.")
+    else:
+        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
+    generator = None
+    if seed is not None:
+        generator = torch.Generator()
+        generator.manual_seed(seed)
+    make_loader = functools.partial(
+        torchdata.DataLoader,
+        dataset,
+        num_workers=num_workers,
+        worker_init_fn=worker_init_reset_seed,
+        # Without workers there is nothing to prefetch, and PyTorch rejects the argument.
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
+        persistent_workers=persistent_workers and num_workers > 0,
+        pin_memory=pin_memory,
+        generator=generator,
+        **kwargs,
+    )
+    if aspect_ratio_grouping:
+        # One element at a time: batches are put together from what all workers deliver.
+        elements = make_loader(collate_fn=operator.itemgetter(0), batch_size=1, drop_last=False)
+        batches = AspectRatioGroupedDataset(elements, batch_size)
+        return batches if collate_fn is None else MapDataset(batches, collate_fn)
+    return make_loader(
+        batch_size=batch_size,
+        drop_last=drop_last,
+        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
+    )
+
+
+def _batch_size_per_process(total_batch_size: int, single_gpu_batch_size: int | None) -> int:
+    if single_gpu_batch_size:
+        if total_batch_size:
+            raise ValueError(
+                f"total_batch_size={total_batch_size} and single_gpu_batch_size="
+                f"{single_gpu_batch_size} say the same thing twice; set one of them to 0 or None."
+            )
+        return single_gpu_batch_size
+    world_size = get_world_size()
+    if total_batch_size <= 0 or total_batch_size % world_size:
+        raise ValueError(
+            f"The total batch size is {total_batch_size} (SOLVER.IMS_PER_BATCH); it must be a "
+            f"positive multiple of the number of processes, which is {world_size}."
+        )
+    return total_batch_size // world_size
+
+
+def _train_loader_from_config(
+    cfg: Any,
+    mapper: Callable[[Any], Any] | None = None,
+    *,
+    dataset: Any = None,
+    sampler: Sampler[int] | None = None,
+) -> dict[str, Any]:
+    if dataset is None:
+        keypoint_on = lookup(cfg, "MODEL.KEYPOINT_ON")
+        dataset = get_detection_dataset_dicts(
+            **read_arguments(cfg, TRAIN_DATASET),
+            min_keypoints=(
+                lookup(cfg, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE") if keypoint_on else 0
+            ),
+            proposal_files=(
+                lookup(cfg, "DATASETS.PROPOSAL_FILES_TRAIN")
+                if lookup(cfg, "MODEL.LOAD_PROPOSALS")
+                else None
+            ),
+        )
+        _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
+    if mapper is None:
+        mapper = DatasetMapper(cfg, True)
+    if sampler is None:
+        name = lookup(cfg, "DATALOADER.SAMPLER_TRAIN")
+        if isinstance(dataset, torchdata.IterableDataset):
+            logger.info("The dataset is iterable; DATALOADER.SAMPLER_TRAIN=%s is not used.", name)
+        else:
+            sampler = _build_train_sampler(cfg, name, dataset)
+    return {
+        "dataset": dataset,
+        "sampler": sampler,
+        "mapper": mapper,
+        **read_arguments(cfg, TRAIN_LOADER),
+    }
+
+
+def _random_subset_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
+    return RandomSubsetTrainingSampler(len(dataset), lookup(cfg, "DATALOADER.RANDOM_SUBSET_RATIO"))
+
+
+def _repeat_factor_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        dataset, **read_arguments(cfg, REPEAT_FACTORS)
+    )
+    return RepeatFactorTrainingSampler(factors)
+
+
+# DATALOADER.SAMPLER_TRAIN -> function of the config and the dataset. Add a row to add a sampler.
+TRAIN_SAMPLERS: dict[str, Callable[[Any, Any], Sampler[int]]] = {
+    "TrainingSampler": lambda cfg, dataset: TrainingSampler(len(dataset)),
+    "RepeatFactorTrainingSampler": _repeat_factor_sampler,
+    "RandomSubsetTrainingSampler": _random_subset_sampler,
+}
+
+
+def _build_train_sampler(cfg: Any, name: str, dataset: Any) -> Sampler[int]:
+    if name not in TRAIN_SAMPLERS:
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}; use one of {', '.join(TRAIN_SAMPLERS)}, add "
+            "yours to detectron2.data.build.TRAIN_SAMPLERS, or pass it as sampler=."
+        )
+    logger.info("Using training sampler %s", name)
+    return TRAIN_SAMPLERS[name](cfg, dataset)
+
+
+@configurable(from_config=_train_loader_from_config)
+def build_detection_train_loader(
+    dataset: Any,
+    *,
+    mapper: Callable[[Any], Any] | None,
+    sampler: Sampler[int] | None = None,
+    total_batch_size: int,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    unreadable_budget: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """An endless loader of training batches; also called with a yacs config.
+
+    Args:
+        dataset: a list of records, a dataset with indices, or an iterable dataset.
+        mapper: from a record to what the model takes; None for a dataset that is mapped already.
+            An element for which it returns None is replaced by another.
+        sampler: indices in the order of use, without end; None means `TrainingSampler`. An
+            iterable dataset must not have one.
+        total_batch_size: over all processes.
+        aspect_ratio_grouping: batches of landscapes and of portraits.
+        num_workers: data loading processes of each process.
+        collate_fn: from a list of elements to a batch; None leaves the list.
+        unreadable_budget: how many samples may turn out unreadable before training stops; each is
+            logged and replaced by another. None means 1 % of the dataset and at least 10; 0 stops
+            at the first.
+        **kwargs: passed to `build_batch_data_loader`.
+    """
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    iterable = isinstance(dataset, torchdata.IterableDataset)
+    if mapper is not None:
+        quarantine = Quarantine(0 if iterable else len(dataset), unreadable_budget)
+        dataset = MapDataset(dataset, mapper, quarantine=quarantine)
+    if iterable:
+        if sampler is not None:
+            raise ValueError("An iterable dataset has its own order; sampler must be None.")
+    else:
+        if sampler is None:
+            sampler = TrainingSampler(len(dataset))
+        if not isinstance(sampler, Sampler):
+            raise TypeError(
+                f"sampler must be a torch.utils.data.Sampler, got {type(sampler).__name__}."
+            )
+    return build_batch_data_loader(
+        dataset,
+        sampler,
+        total_batch_size,
+        aspect_ratio_grouping=aspect_ratio_grouping,
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        **kwargs,
+    )
+
+
+def _test_loader_from_config(
+    cfg: Any, dataset_name: str | Sequence[str], mapper: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    if isinstance(dataset_name, str):
+        dataset_name = [dataset_name]
+    proposal_files = None
+    if lookup(cfg, "MODEL.LOAD_PROPOSALS"):
+        file_of = dict(
+            zip(lookup(cfg, "DATASETS.TEST"), lookup(cfg, "DATASETS.PROPOSAL_FILES_TEST"))
+        )
+        proposal_files = [file_of[name] for name in dataset_name]
+    dataset = get_detection_dataset_dicts(
+        dataset_name, filter_empty=False, proposal_files=proposal_files
+    )
+    if mapper is None:
+        mapper = DatasetMapper(cfg, False)
+    sampler = None
+    if not isinstance(dataset, torchdata.IterableDataset):
+        sampler = InferenceSampler(len(dataset))
+    return {
+        "dataset": dataset,
+        "mapper": mapper,
+        "sampler": sampler,
+        **read_arguments(cfg, TEST_LOADER),
+    }
+
+
+@configurable(from_config=_test_loader_from_config)
+def build_detection_test_loader(
+    dataset: Any,
+    *,
+    mapper: Callable[[Any], Any] | None,
+    sampler: Sampler[int] | None = None,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> torchdata.DataLoader:
+    """A loader that goes once over a dataset, in its order; also called with a yacs config.
+
+    Errors of unreadable images pass: a score of a part of the dataset would be wrong.
+
+    Args:
+        dataset: a list of records, a dataset with indices, or an iterable dataset.
+        mapper: from a record to what the model takes; None for a dataset that is mapped already.
+        sampler: indices; None means `InferenceSampler`, which splits the dataset over processes.
+            An iterable dataset must not have one.
+        batch_size: of this process.
+        num_workers: data loading processes of each process.
+        collate_fn: from a list of elements to a batch; None leaves the list.
+
+    .. code-block:: python
+
+        loader = build_detection_test_loader(cfg, "my_test")
+        loader = build_detection_test_loader(
+            get_detection_dataset_dicts("my_test", filter_empty=False),
+            mapper=DatasetMapper(cfg, is_train=False),
+        )
+    """
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    if mapper is not None:
+        dataset = MapDataset(dataset, mapper)
+    if isinstance(dataset, torchdata.IterableDataset):
+        if sampler is not None:
+            raise ValueError("An iterable dataset has its own order; sampler must be None.")
+    elif sampler is None:
+        sampler = InferenceSampler(len(dataset))
+    return torchdata.DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=False,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
+    )
+
+
+def trivial_batch_collator(batch: list[Any]) -> list[Any]:
+    """The batch as it is: a list. Models put images of different sizes together themselves."""
+    return batch
+
+
+def worker_init_reset_seed(worker_id: int) -> None:
+    """Seed a data loading worker's generators from PyTorch's base seed and its own number."""
+    initial_seed = torch.initial_seed() % 2**31
+    seed_all_rng(initial_seed + worker_id)

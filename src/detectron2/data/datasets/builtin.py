@@ -1,0 +1,426 @@
+"""The builtin datasets: names are known at once, files are looked for when they are used.
+
+They lie under ``$DETECTRON2_DATASETS`` (default: ``./datasets``). This registers the datasets of
+the model zoo; register your own in your own code.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets._root import under
+from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
+from detectron2.data.datasets.cityscapes import (
+    load_cityscapes_instances,
+    load_cityscapes_semantic,
+)
+from detectron2.data.datasets.cityscapes_panoptic import register_all_cityscapes_panoptic
+from detectron2.data.datasets.coco import load_coco_json, load_sem_seg, register_coco_instances
+from detectron2.data.datasets.coco_panoptic import (
+    load_coco_panoptic_json,
+    merge_to_panoptic,
+    register_coco_panoptic,
+    register_coco_panoptic_separated,
+)
+from detectron2.data.datasets.lvis import (
+    get_lvis_instances_meta,
+    load_lvis_json,
+    register_lvis_instances,
+)
+from detectron2.data.datasets.pascal_voc import (
+    CLASS_NAMES,
+    load_voc_instances,
+    register_pascal_voc,
+)
+
+# Besides the functions of this module, those that downstream code imports from here.
+__all__ = [
+    "DatasetCatalog",
+    "MetadataCatalog",
+    "_get_builtin_metadata",
+    "get_lvis_instances_meta",
+    "load_cityscapes_instances",
+    "load_cityscapes_semantic",
+    "load_sem_seg",
+    "register_all_ade20k",
+    "register_all_cityscapes",
+    "register_all_cityscapes_panoptic",
+    "register_all_coco",
+    "register_all_lvis",
+    "register_all_pascal_voc",
+    "register_coco_instances",
+    "register_coco_panoptic",
+    "register_coco_panoptic_separated",
+    "register_lvis_instances",
+    "register_pascal_voc",
+]
+
+logger = logging.getLogger(__name__)
+
+Metadata = dict[str, Any]
+
+# Metadata family -> name -> (image folder, annotations).
+_PREDEFINED_SPLITS_COCO: dict[str, dict[str, tuple[str, str]]] = {
+    "coco": {
+        "coco_2014_train": ("coco/train2014", "coco/annotations/instances_train2014.json"),
+        "coco_2014_val": ("coco/val2014", "coco/annotations/instances_val2014.json"),
+        "coco_2014_minival": ("coco/val2014", "coco/annotations/instances_minival2014.json"),
+        "coco_2014_valminusminival": (
+            "coco/val2014",
+            "coco/annotations/instances_valminusminival2014.json",
+        ),
+        "coco_2017_train": ("coco/train2017", "coco/annotations/instances_train2017.json"),
+        "coco_2017_val": ("coco/val2017", "coco/annotations/instances_val2017.json"),
+        "coco_2017_test": ("coco/test2017", "coco/annotations/image_info_test2017.json"),
+        "coco_2017_test-dev": ("coco/test2017", "coco/annotations/image_info_test-dev2017.json"),
+        "coco_2017_val_100": ("coco/val2017", "coco/annotations/instances_val2017_100.json"),
+    },
+    "coco_person": {
+        "keypoints_coco_2014_train": (
+            "coco/train2014",
+            "coco/annotations/person_keypoints_train2014.json",
+        ),
+        "keypoints_coco_2014_val": (
+            "coco/val2014",
+            "coco/annotations/person_keypoints_val2014.json",
+        ),
+        "keypoints_coco_2014_minival": (
+            "coco/val2014",
+            "coco/annotations/person_keypoints_minival2014.json",
+        ),
+        "keypoints_coco_2014_valminusminival": (
+            "coco/val2014",
+            "coco/annotations/person_keypoints_valminusminival2014.json",
+        ),
+        "keypoints_coco_2017_train": (
+            "coco/train2017",
+            "coco/annotations/person_keypoints_train2017.json",
+        ),
+        "keypoints_coco_2017_val": (
+            "coco/val2017",
+            "coco/annotations/person_keypoints_val2017.json",
+        ),
+        "keypoints_coco_2017_val_100": (
+            "coco/val2017",
+            "coco/annotations/person_keypoints_val2017_100.json",
+        ),
+    },
+}
+
+# name -> (panoptic label images, panoptic JSON, semantic label images).
+_PREDEFINED_SPLITS_COCO_PANOPTIC: dict[str, tuple[str, str, str]] = {
+    f"coco_2017_{split}_panoptic": (
+        f"coco/panoptic_{folder}",
+        f"coco/annotations/panoptic_{folder}.json",
+        f"coco/panoptic_stuff_{folder}",
+    )
+    for split, folder in (("train", "train2017"), ("val", "val2017"), ("val_100", "val2017_100"))
+}
+
+# Metadata family -> name -> (image folder, annotations).
+_PREDEFINED_SPLITS_LVIS: dict[str, dict[str, tuple[str, str]]] = {
+    "lvis_v1": {
+        "lvis_v1_train": ("coco/", "lvis/lvis_v1_train.json"),
+        "lvis_v1_val": ("coco/", "lvis/lvis_v1_val.json"),
+        "lvis_v1_test_dev": ("coco/", "lvis/lvis_v1_image_info_test_dev.json"),
+        "lvis_v1_test_challenge": ("coco/", "lvis/lvis_v1_image_info_test_challenge.json"),
+    },
+    "lvis_v0.5": {
+        "lvis_v0.5_train": ("coco/", "lvis/lvis_v0.5_train.json"),
+        "lvis_v0.5_val": ("coco/", "lvis/lvis_v0.5_val.json"),
+        "lvis_v0.5_val_rand_100": ("coco/", "lvis/lvis_v0.5_val_rand_100.json"),
+        "lvis_v0.5_test": ("coco/", "lvis/lvis_v0.5_image_info_test.json"),
+    },
+    "lvis_v0.5_cocofied": {
+        "lvis_v0.5_train_cocofied": ("coco/", "lvis/lvis_v0.5_train_cocofied.json"),
+        "lvis_v0.5_val_cocofied": ("coco/", "lvis/lvis_v0.5_val_cocofied.json"),
+    },
+}
+
+# {task} stands for instance_seg and sem_seg. name -> (images, annotations).
+_RAW_CITYSCAPES_SPLITS = {
+    f"cityscapes_fine_{{task}}_{split}": (
+        f"cityscapes/leftImg8bit/{split}/",
+        f"cityscapes/gtFine/{split}/",
+    )
+    for split in ("train", "val", "test")
+}
+
+# name -> (folder, split).
+_PREDEFINED_SPLITS_VOC = {
+    "voc_2007_trainval": ("VOC2007", "trainval"),
+    "voc_2007_train": ("VOC2007", "train"),
+    "voc_2007_val": ("VOC2007", "val"),
+    "voc_2007_test": ("VOC2007", "test"),
+    "voc_2012_trainval": ("VOC2012", "trainval"),
+    "voc_2012_train": ("VOC2012", "train"),
+    "voc_2012_val": ("VOC2012", "val"),
+}
+
+# name -> folder below "images" and "annotations_detectron2".
+_PREDEFINED_SPLITS_ADE20K = {
+    "ade20k_sem_seg_train": "training",
+    "ade20k_sem_seg_val": "validation",
+}
+
+
+def _register(
+    name: str, load: Callable[[], list[dict[str, Any]]], metadata: Callable[[], Metadata]
+) -> None:
+    """Make a dataset known without touching its files or working out its metadata."""
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.defer(name, metadata)
+
+
+def _on_demand(function: Callable[..., Any], root: str | None, *paths: str) -> Callable[..., Any]:
+    """`function` of the paths below `root`, which is looked up when the result is called."""
+
+    @functools.wraps(function)
+    def call(**kwargs: Any) -> Any:
+        return function(*(under(root, path) for path in paths), **kwargs)
+
+    return call
+
+
+def register_all_coco(root: str | None = None) -> None:
+    """Register COCO detection, keypoints and panoptic segmentation.
+
+    Args:
+        root: folder that holds "coco"; None means ``DETECTRON2_DATASETS`` when used.
+    """
+    for family, splits in _PREDEFINED_SPLITS_COCO.items():
+        for name, (images, json_file) in splits.items():
+            _register(
+                name,
+                functools.partial(
+                    _on_demand(load_coco_json, root, json_file, images), dataset_name=name
+                ),
+                functools.partial(
+                    _on_demand(_coco_metadata, root, json_file, images), family=family
+                ),
+            )
+    for name, panoptic in _PREDEFINED_SPLITS_COCO_PANOPTIC.items():
+        instances = _PREDEFINED_SPLITS_COCO["coco"][name.removesuffix("_panoptic")]
+        _register_coco_panoptic(root, name, (*instances, *panoptic))
+
+
+def _register_coco_panoptic(
+    root: str | None, name: str, paths: tuple[str, str, str, str, str]
+) -> None:
+    """The three views: panoptic, instances and stuff apart, stuff only."""
+    _register(
+        name,
+        _on_demand(_load_panoptic, root, *paths),
+        _on_demand(_panoptic_metadata, root, *paths),
+    )
+    separated = name + "_separated"
+    _register(
+        separated,
+        functools.partial(_on_demand(_load_separated, root, *paths), name=separated),
+        _on_demand(_separated_metadata, root, *paths),
+    )
+    images, _, _, _, labels = paths
+    _register(
+        name + "_stuffonly",
+        _on_demand(load_sem_seg, root, labels, images),
+        _on_demand(_stuff_metadata, root, labels, images),
+    )
+
+
+def _coco_metadata(annotations: str, images: str, family: str) -> Metadata:
+    return {
+        "json_file": annotations,
+        "image_root": images,
+        "evaluator_type": "coco",
+        **_get_builtin_metadata(family),
+    }
+
+
+def _load_panoptic(
+    images: str, _instances: str, labels: str, annotations: str, _stuff: str
+) -> list[dict[str, Any]]:
+    meta = _get_builtin_metadata("coco_panoptic_standard")
+    return load_coco_panoptic_json(annotations, images, labels, meta)
+
+
+def _panoptic_metadata(
+    images: str, instances: str, labels: str, annotations: str, _stuff: str
+) -> Metadata:
+    return {
+        "panoptic_root": labels,
+        "image_root": images,
+        "panoptic_json": annotations,
+        "json_file": instances,
+        "evaluator_type": "coco_panoptic_seg",
+        "ignore_label": 255,
+        "label_divisor": 1000,
+        **_get_builtin_metadata("coco_panoptic_standard"),
+    }
+
+
+def _load_separated(
+    images: str, instances: str, _labels: str, _annotations: str, stuff: str, name: str
+) -> list[dict[str, Any]]:
+    return merge_to_panoptic(load_coco_json(instances, images, name), load_sem_seg(stuff, images))
+
+
+def _separated_metadata(
+    images: str, instances: str, labels: str, annotations: str, stuff: str
+) -> Metadata:
+    return {
+        "panoptic_root": labels,
+        "image_root": images,
+        "panoptic_json": annotations,
+        "sem_seg_root": stuff,
+        "json_file": instances,
+        "evaluator_type": "coco_panoptic_seg",
+        "ignore_label": 255,
+        **_get_builtin_metadata("coco_panoptic_separated"),
+    }
+
+
+def _stuff_metadata(labels: str, images: str) -> Metadata:
+    return {
+        "sem_seg_root": labels,
+        "image_root": images,
+        "evaluator_type": "sem_seg",
+        "ignore_label": 255,
+        **_get_builtin_metadata("coco_panoptic_separated"),
+    }
+
+
+def register_all_lvis(root: str | None = None) -> None:
+    """Register LVIS v0.5 and v1.
+
+    Args:
+        root: folder that holds "coco" and "lvis"; None means ``DETECTRON2_DATASETS`` when used.
+    """
+    for family, splits in _PREDEFINED_SPLITS_LVIS.items():
+        for name, (images, json_file) in splits.items():
+            _register(
+                name,
+                functools.partial(
+                    _on_demand(load_lvis_json, root, json_file, images), dataset_name=name
+                ),
+                functools.partial(
+                    _on_demand(_lvis_metadata, root, json_file, images), family=family
+                ),
+            )
+
+
+def _lvis_metadata(annotations: str, images: str, family: str) -> Metadata:
+    metadata = {"json_file": annotations, "image_root": images, "evaluator_type": "lvis"}
+    try:
+        metadata.update(get_lvis_instances_meta(family))
+    except FileNotFoundError as e:
+        # What does not need the class names works without them.
+        logger.warning("The metadata of %s have no class names. %s", family, e)
+    return metadata
+
+
+def register_all_cityscapes(root: str | None = None) -> None:
+    """Register instance and semantic segmentation of Cityscapes.
+
+    Args:
+        root: folder that holds "cityscapes"; None means ``DETECTRON2_DATASETS`` when used.
+    """
+    for key, paths in _RAW_CITYSCAPES_SPLITS.items():
+        _register(
+            key.format(task="instance_seg"),
+            functools.partial(
+                _on_demand(load_cityscapes_instances, root, *paths),
+                from_json=True,
+                to_polygons=True,
+            ),
+            functools.partial(
+                _on_demand(_cityscapes_metadata, root, *paths),
+                evaluator_type="cityscapes_instance",
+            ),
+        )
+        _register(
+            key.format(task="sem_seg"),
+            _on_demand(load_cityscapes_semantic, root, *paths),
+            functools.partial(
+                _on_demand(_cityscapes_metadata, root, *paths),
+                evaluator_type="cityscapes_sem_seg",
+                ignore_label=255,
+            ),
+        )
+
+
+def _cityscapes_metadata(image_dir: str, gt_dir: str, **entries: Any) -> Metadata:
+    return {
+        "image_dir": image_dir,
+        "gt_dir": gt_dir,
+        **entries,
+        **_get_builtin_metadata("cityscapes"),
+    }
+
+
+def register_all_pascal_voc(root: str | None = None) -> None:
+    """Register PASCAL VOC 2007 and 2012.
+
+    Args:
+        root: folder that holds "VOC2007" and "VOC2012"; None means ``DETECTRON2_DATASETS``.
+    """
+    for name, (folder, split) in _PREDEFINED_SPLITS_VOC.items():
+        _register(
+            name,
+            functools.partial(
+                _on_demand(load_voc_instances, root, folder), split=split, class_names=CLASS_NAMES
+            ),
+            functools.partial(
+                _on_demand(_voc_metadata, root, folder), split=split, year=int(folder[-4:])
+            ),
+        )
+
+
+def _voc_metadata(dirname: str, split: str, year: int) -> Metadata:
+    return {
+        "thing_classes": list(CLASS_NAMES),
+        "dirname": dirname,
+        "year": year,
+        "split": split,
+        "evaluator_type": "pascal_voc",
+    }
+
+
+def register_all_ade20k(root: str | None = None) -> None:
+    """Register semantic segmentation of the ADE20K scene parsing benchmark.
+
+    Args:
+        root: folder that holds "ADEChallengeData2016"; None means ``DETECTRON2_DATASETS``.
+    """
+    for name, split in _PREDEFINED_SPLITS_ADE20K.items():
+        images = os.path.join("ADEChallengeData2016", "images", split)
+        labels = os.path.join("ADEChallengeData2016", "annotations_detectron2", split)
+        _register(
+            name,
+            functools.partial(
+                _on_demand(load_sem_seg, root, labels, images), gt_ext="png", image_ext="jpg"
+            ),
+            _on_demand(_ade20k_metadata, root, labels, images),
+        )
+
+
+def _ade20k_metadata(labels: str, images: str) -> Metadata:
+    return {
+        "image_root": images,
+        "sem_seg_root": labels,
+        "evaluator_type": "sem_seg",
+        "ignore_label": 255,
+        **_get_builtin_metadata("ade20k_sem_seg"),
+    }
+
+
+register_all_coco()
+register_all_lvis()
+register_all_cityscapes()
+register_all_cityscapes_panoptic()
+register_all_pascal_voc()
+register_all_ade20k()

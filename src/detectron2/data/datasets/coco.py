@@ -1,0 +1,442 @@
+"""Datasets in COCO's JSON format, and folders of images and label maps."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, PolygonMasks, RotatedBoxes
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.files import atomic_write_text
+
+__all__ = [
+    "convert_to_coco_dict",
+    "convert_to_coco_json",
+    "load_coco_json",
+    "load_sem_seg",
+    "register_coco_instances",
+]
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+
+def load_coco_json(
+    json_file: str,
+    image_root: str,
+    dataset_name: str | None = None,
+    extra_annotation_keys: Sequence[str] | None = None,
+) -> list[Record]:
+    """Records of a file in COCO's instance format: boxes, polygons, run lengths, keypoints.
+
+    Args:
+        json_file: the annotations.
+        image_root: folder that the "file_name" of images is relative to.
+        dataset_name: if given, category ids become 0, 1, ... in the order of the ids in the file,
+            and "thing_classes" and "thing_dataset_id_to_contiguous_id" of its metadata are set.
+            Without it the ids stay.
+        extra_annotation_keys: entries of annotations to keep besides "iscrowd", "bbox",
+            "keypoints", "category_id" and "segmentation".
+
+    Returns:
+        One record per image, by image id. Polygons of fewer than three points are left out, and
+        annotations whose polygons are all of that kind; keypoints are moved by half a pixel,
+        from pixel indices to coordinates.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no COCO JSON, or an annotation has an empty box.
+        KeyError: an annotation's category is not among the file's categories.
+        AssertionError: annotation ids repeat.
+    """
+    start = time.perf_counter()
+    content = _read_json(json_file)
+    id_map = _category_ids(content, json_file, dataset_name)
+    images = sorted(content["images"], key=lambda image: image["id"])
+    annotations_of = _group_by_image(content.get("annotations", []), images, json_file)
+    logger.info(
+        "Loaded %d images in COCO format from %s in %.2f seconds.",
+        len(images),
+        json_file,
+        time.perf_counter() - start,
+    )
+    keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
+    reader = _AnnotationReader(json_file, keys, id_map)
+    records = []
+    for image in images:
+        annotations = annotations_of.get(image["id"], [])
+        records.append(
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": [
+                    usable for a in annotations if (usable := reader.read(a)) is not None
+                ],
+            }
+        )
+    reader.report()
+    return records
+
+
+def _read_json(json_file: str) -> dict[str, Any]:
+    try:
+        with PathManager.open(json_file, "r", encoding="utf-8") as stream:
+            content = json.load(stream)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"The annotation file {json_file!r} does not exist. For a builtin dataset set "
+            "DETECTRON2_DATASETS to the folder that holds it; otherwise check the path that was "
+            "registered."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise ValueError(f"{json_file!r} is no JSON file: {e}.") from e
+    if not isinstance(content, dict) or "images" not in content:
+        found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{json_file!r} is not in COCO's format: it must hold 'images', 'annotations' and "
+            f"'categories', but it holds {found}."
+        )
+    return content
+
+
+def _category_ids(
+    content: dict[str, Any], json_file: str, dataset_name: str | None
+) -> dict[int, int] | None:
+    """Category id in the file -> class number; registers the classes."""
+    if dataset_name is None:
+        return None
+    categories = sorted(content.get("categories", []), key=lambda c: c["id"])
+    ids = [category["id"] for category in categories]
+    repeated = [i for i, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"Category ids repeat in {json_file!r}: {repeated[:5]}.")
+    metadata = MetadataCatalog.get(dataset_name)
+    metadata.thing_classes = [category["name"] for category in categories]
+    if ids and ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
+        logger.warning(
+            "Category ids of %s are not 1, 2, ..., %d; they become 0 to %d in the order of their "
+            "ids (see thing_dataset_id_to_contiguous_id).",
+            json_file,
+            len(ids),
+            len(ids) - 1,
+        )
+    id_map = {category_id: i for i, category_id in enumerate(ids)}
+    metadata.thing_dataset_id_to_contiguous_id = id_map
+    return id_map
+
+
+def _group_by_image(
+    annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]], json_file: str
+) -> dict[Any, list[dict[str, Any]]]:
+    """Annotations by image id, in the order of the file.
+
+    Raises:
+        AssertionError: ids repeat; evaluation would silently count one annotation for another.
+    """
+    known = {image["id"] for image in images}
+    if len(known) != len(images):
+        repeated = [i for i, n in Counter(image["id"] for image in images).items() if n > 1]
+        raise AssertionError(f"Image ids repeat in {json_file!r}: {repeated[:5]}.")
+    # The 2014 "valminusminival" split, which many projects use, is known to repeat ids.
+    if "minival" not in os.path.basename(json_file):
+        ids = [annotation["id"] for annotation in annotations if "id" in annotation]
+        if len(set(ids)) != len(ids):
+            repeated = [i for i, n in Counter(ids).items() if n > 1]
+            raise AssertionError(
+                f"Annotation ids repeat in {json_file!r}: {repeated[:5]}; number them 1, 2, ..."
+            )
+    grouped: dict[Any, list[dict[str, Any]]] = {}
+    strays = 0
+    for annotation in annotations:
+        if annotation["image_id"] in known:
+            grouped.setdefault(annotation["image_id"], []).append(annotation)
+        else:
+            strays += 1
+    if strays:
+        logger.warning(
+            "%d annotations of %s belong to images that the file does not list; ignored.",
+            strays,
+            json_file,
+        )
+    return grouped
+
+
+class _AnnotationReader:
+    """Turns annotations of a COCO file into those of records, and counts what it leaves out."""
+
+    def __init__(self, json_file: str, keys: Sequence[str], id_map: dict[int, int] | None) -> None:
+        self.json_file = json_file
+        self.keys = keys
+        self.id_map = id_map
+        self.without_area = 0
+
+    def read(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
+        """None if no part of the segmentation covers anything."""
+        if annotation.get("ignore", 0) != 0:
+            raise ValueError(
+                f"Annotation {annotation.get('id')} of {self.json_file!r} has 'ignore' set, which "
+                "COCO's format does not know; use 'iscrowd'."
+            )
+        result = {key: annotation[key] for key in self.keys if key in annotation}
+        if "bbox" in result and len(result["bbox"]) == 0:
+            raise ValueError(
+                f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
+                f"{self.json_file!r} has an empty 'bbox'; it must be [x, y, width, height]."
+            )
+        if annotation.get("segmentation"):
+            segmentation = self._segmentation(annotation["segmentation"])
+            if not segmentation:
+                self.without_area += 1
+                return None
+            result["segmentation"] = segmentation
+        if result.get("keypoints"):
+            result["keypoints"] = [
+                value + 0.5 if i % 3 != 2 else value for i, value in enumerate(result["keypoints"])
+            ]
+        result["bbox_mode"] = BoxMode.XYWH_ABS
+        if self.id_map is not None:
+            result["category_id"] = self._class(annotation)
+        return result
+
+    def _segmentation(self, segmentation: Any) -> Any:
+        if isinstance(segmentation, dict):
+            return _compressed(segmentation)
+        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+
+    def _class(self, annotation: dict[str, Any]) -> int:
+        assert self.id_map is not None
+        category = annotation["category_id"]
+        if category not in self.id_map:
+            raise KeyError(
+                f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
+                f"{self.json_file!r} has category_id {category}, which is not among the file's "
+                f"categories: {sorted(self.id_map)[:20]}. Add it there, or mend the annotation."
+            )
+        return self.id_map[category]
+
+    def report(self) -> None:
+        if self.without_area:
+            logger.warning(
+                "%d annotations of %s are left out: their polygons have fewer than three points, "
+                "or an odd number of coordinates.",
+                self.without_area,
+                self.json_file,
+            )
+
+
+def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(rle["counts"], list):
+        return rle
+    import hotcoco.mask
+
+    height, width = rle["size"]
+    return hotcoco.mask.frPyObjects(rle, height, width)
+
+
+def load_sem_seg(
+    gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg"
+) -> list[Record]:
+    """Records of semantic segmentation: an image and a label map of the same name for each.
+
+    Args:
+        gt_root: folder of label maps.
+        image_root: folder of images; files are matched by their path below the two folders.
+        gt_ext: file extension of label maps.
+        image_ext: file extension of images.
+
+    Returns:
+        Records with "file_name" and "sem_seg_file_name", by name. An image without label map, or
+        the reverse, is left out with a warning.
+
+    Raises:
+        AssertionError: no label map was found.
+    """
+    images = _files_by_stem(image_root, image_ext)
+    labels = _files_by_stem(gt_root, gt_ext)
+    if not labels:
+        raise AssertionError(
+            f"There is no label map '*.{gt_ext}' in {gt_root!r}; check folder and extension."
+        )
+    both = sorted(images.keys() & labels.keys())
+    if len(images) != len(labels) or len(both) != len(images):
+        logger.warning(
+            "%d images in %s and %d label maps in %s: the %d names that both have are used.",
+            len(images),
+            image_root,
+            len(labels),
+            gt_root,
+            len(both),
+        )
+    logger.info("Loaded %d images with semantic segmentation from %s", len(both), image_root)
+    return [{"file_name": images[stem], "sem_seg_file_name": labels[stem]} for stem in both]
+
+
+def _files_by_stem(root: str, extension: str) -> dict[str, str]:
+    """Path below `root` without extension -> path."""
+    suffix = "." + extension
+    if not PathManager.isdir(root):
+        raise FileNotFoundError(f"The folder {root!r} does not exist.")
+    names = [name for name in PathManager.ls(root) if name.endswith(suffix)]
+    return {name[: -len(suffix)]: os.path.join(root, name) for name in names}
+
+
+def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
+    """A registered dataset as the content of a COCO JSON file.
+
+    Category ids are those of the dataset's files where its metadata know them
+    ("thing_dataset_id_to_contiguous_id"), else class numbers. Boxes become [x, y, w, h], rotated
+    boxes keep five numbers; keypoints become pixel indices.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    file_id = {number: i for i, number in contiguous.items()} if contiguous is not None else {}
+    categories = [
+        {"id": file_id.get(number, number), "name": name}
+        for number, name in enumerate(metadata.thing_classes)
+    ]
+    images, annotations = [], []
+    for position, record in enumerate(DatasetCatalog.get(dataset_name)):
+        image_id = record.get("image_id", position)
+        images.append(
+            {
+                "id": image_id,
+                "width": int(record["width"]),
+                "height": int(record["height"]),
+                "file_name": str(record["file_name"]),
+            }
+        )
+        for annotation in record.get("annotations", []):
+            converted = _to_coco_annotation(annotation)
+            number = int(annotation["category_id"])
+            converted.update(
+                id=len(annotations) + 1,
+                image_id=image_id,
+                category_id=int(file_id.get(number, number)),
+            )
+            annotations.append(converted)
+    logger.info("Converted %d images, %d annotations.", len(images), len(annotations))
+    return {
+        "info": {
+            "date_created": str(datetime.datetime.now()),
+            "description": "Converted from the dataset format of Detectron2.",
+        },
+        "images": images,
+        "categories": categories,
+        "annotations": annotations,
+        "licenses": None,
+    }
+
+
+def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
+    """COCO's annotation of a record's, without ids."""
+    box = np.asarray(annotation["bbox"], dtype=np.float64)
+    to_mode = BoxMode.XYWH_ABS if len(box) == 4 else BoxMode.XYWHA_ABS
+    box = np.asarray(BoxMode.convert(box, annotation["bbox_mode"], to_mode))
+    result: dict[str, Any] = {
+        "bbox": [round(float(value), 3) for value in box],
+        "iscrowd": int(annotation.get("iscrowd", 0)),
+        "area": _area(annotation, box),
+    }
+    if annotation.get("keypoints") is not None:
+        keypoints = [
+            # From coordinates to pixel indices.
+            value if i % 3 == 2 else value - 0.5
+            for i, value in enumerate(np.asarray(annotation["keypoints"]).reshape(-1).tolist())
+        ]
+        visible = [int(value) for value in keypoints[2::3]]
+        keypoints[2::3] = visible
+        result["keypoints"] = keypoints
+        result["num_keypoints"] = sum(value > 0 for value in visible)
+    if annotation.get("segmentation") is not None:
+        result["segmentation"] = _json_segmentation(annotation["segmentation"])
+    return result
+
+
+def _area(annotation: dict[str, Any], box: np.ndarray) -> float:
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        area = RotatedBoxes([box.tolist()]) if len(box) == 5 else None
+        if area is not None:
+            return float(area.area()[0])
+        x, y, w, h = box.tolist()
+        return float(Boxes([[x, y, x + w, y + h]]).area()[0])
+    if isinstance(segmentation, list):
+        return float(PolygonMasks([segmentation]).area()[0])
+    import hotcoco.mask
+
+    return float(hotcoco.mask.area(_compressed(segmentation)))
+
+
+def _json_segmentation(segmentation: Any) -> Any:
+    if isinstance(segmentation, list):
+        return [np.asarray(polygon).reshape(-1).tolist() for polygon in segmentation]
+    if not isinstance(segmentation, dict):
+        raise TypeError(
+            f"A segmentation of type {type(segmentation).__name__} has no place in COCO's format; "
+            "use polygons or a run-length encoding."
+        )
+    rle = _compressed(segmentation)
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
+
+
+def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool = True) -> None:
+    """Write a registered dataset as a COCO JSON file, all of it or nothing.
+
+    Args:
+        dataset_name: in the catalogs; "thing_classes" must be known.
+        output_file: a local path; its folder is created.
+        allow_cached: leave a file that exists as it is, with a warning.
+    """
+    if allow_cached and os.path.exists(output_file):
+        logger.warning(
+            "Using %s, which exists already. If the dataset %r changed since, delete the file.",
+            output_file,
+            dataset_name,
+        )
+        return
+    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
+    # Processes that convert at the same time write the same; whoever comes last wins.
+    atomic_write_text(output_file, json.dumps(convert_to_coco_dict(dataset_name)))
+
+
+def register_coco_instances(
+    name: str, metadata: dict[str, Any], json_file: str, image_root: str
+) -> None:
+    """Register a dataset in COCO's JSON format for detection, segmentation or keypoints.
+
+    Args:
+        name: such as "my_train".
+        metadata: entries to add to the dataset's metadata; {} for none. Class names come from
+            the file.
+        json_file: the annotations, read when the dataset is first used.
+        image_root: folder of the images.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        AssertionError: the name is taken.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a dataset must be a string, got {name!r}.")
+    for argument, value in (("json_file", json_file), ("image_root", image_root)):
+        if not isinstance(value, (str, os.PathLike)):
+            raise TypeError(f"{argument} of the dataset {name!r} must be a path, got {value!r}.")
+    DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+    MetadataCatalog.get(name).set(
+        json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
+    )

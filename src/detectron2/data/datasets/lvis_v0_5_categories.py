@@ -1,0 +1,24 @@
+"""``LVIS_CATEGORIES``: the 1230 categories of LVIS v0.5, from the dataset's own files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.data.datasets._lvis_categories import read_categories
+
+__all__ = ["LVIS_CATEGORIES"]
+
+LVIS_CATEGORIES: list[dict[str, Any]]
+"""By id: "id" (from 1 on), "name", "synonyms", "synset", "def", "frequency" and counts."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LVIS_CATEGORIES":
+        return list(
+            read_categories(
+                "lvis/lvis_v0.5_image_info_test.json",
+                "lvis/lvis_v0.5_val.json",
+                "lvis/lvis_v0.5_train.json",
+            )
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
