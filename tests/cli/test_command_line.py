@@ -1,0 +1,146 @@
+"""The command as a user runs it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL_MODEL = "Quickstart/mask_rcnn_R_18_FPN.yaml"
+VERBS = ("quickstart", "predict", "train", "eval", "visualize", "zoo", "doctor")
+
+
+def run(*arguments, cwd=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "detectron2.cli.main", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment},
+    )
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "colour.jpg")
+    Image.fromarray(pixels[:, :, 0]).save(folder / "grey.png")
+    (folder / "broken.jpg").write_bytes((folder / "colour.jpg").read_bytes()[:300])
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb):
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert "Example" in done.stdout and f"detectron2 {verb}" in done.stdout
+
+
+def test_start_of_the_command_does_not_load_torch():
+    code = "import sys, detectron2.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_version_is_printed():
+    from detectron2 import __version__
+
+    assert run("--version").stdout.split() == ["detectron2", __version__]
+
+
+def test_predict_writes_pictures_and_results_with_random_weights(photos, tmp_path):
+    out = tmp_path / "out"
+    done = run("predict", photos, "--config", SMALL_MODEL, "--random-weights", "--output", out,
+               "--min-score", 0)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "skipped broken.jpg" in done.stdout
+    content = json.loads((out / "predictions.json").read_text())
+    assert [i["file_name"] for i in content["images"]] == ["colour.jpg", "grey.png"]
+    assert [c["id"] for c in content["categories"]] == [1, 2, 3, 4, 5]
+    assert {a["category_id"] for a in content["annotations"]} <= {1, 2, 3, 4, 5}
+    for name in ("colour.jpg", "grey.png"):
+        with Image.open(out / name) as picture:
+            assert picture.size == (120, 90)
+
+
+def test_predict_writes_json_lines(photos, tmp_path):
+    out = tmp_path / "out"
+    done = run("predict", photos / "grey.png", "--config", SMALL_MODEL, "--random-weights",
+               "--output", out, "--format", "jsonl", "--no-pictures")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(out) == ["predictions.jsonl"]
+    (line,) = (out / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["file_name"] == "grey.png"
+
+
+def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path):
+    # A proxy that does not exist stands for a machine without a network.
+    nowhere = "http://127.0.0.1:9"
+    cache = str(tmp_path / "cache")
+    done = run("predict", photos, "--output", tmp_path / "out", FVCORE_CACHE=cache,
+               http_proxy=nowhere, https_proxy=nowhere)  # fmt: skip
+    assert done.returncode == 1
+    assert "model_final_f10217.pkl" in done.stderr and "https://" in done.stderr
+    assert cache in done.stderr
+    assert "--random-weights" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("predict", "nothing.jpg", "--random-weights"), "'nothing.jpg' is no image"),
+        (("predict", ".", "--random-weights"), "holds no image"),
+        (("train", "COCO-Detection/faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
+        (("train", SMALL_MODEL, "--train-data", "a.json", "b"), "'a.json' does not exist"),
+        (("train", SMALL_MODEL, "--set", "SOLVER.BASE_LRR=1"), "SOLVER.BASE_LR"),
+        (("eval", "own.yaml"), "own.yaml"),
+        (("visualize", "nothing.json"), "neither a registered dataset nor"),
+        (("zoo", "list", "--task", "poetry"), "'poetry'"),
+    ],
+)
+def test_mistakes_are_one_sentence_without_traceback(arguments, sentence, tmp_path):
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(
+    os.name == "nt" or os.geteuid() == 0, reason="root and Windows may write anywhere"
+)
+def test_unwritable_output_is_said_before_any_work(photos, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    done = run("predict", photos, "--config", SMALL_MODEL, "--random-weights", "--output",
+               locked / "out")  # fmt: skip
+    assert done.returncode == 1 and "locked" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_output_that_is_a_file_is_said_before_any_work(photos, tmp_path):
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    done = run("predict", photos, "--config", SMALL_MODEL, "--random-weights", "--output", taken)
+    assert done.returncode == 1 and "taken" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_zoo_lists_models_with_scores_and_licence():
+    done = run("zoo", "list", "--task", "keypoints", "--sort", "keypoint_ap")
+    assert done.returncode == 0, done.stderr
+    names = [line for line in done.stdout.splitlines() if "keypoint_rcnn" in line]
+    assert len(names) == 5 and "R_101" in names[0]  # 66.1 AP, the best
+    assert "CC BY-SA" in done.stdout
+
+
+def test_doctor_says_which_kernel_runs_for_every_op():
+    from detectron2.ops.dispatch import explain
+
+    done = run("doctor", "--no-warm")
+    assert done.returncode == 0, done.stderr
+    for choice in explain(("cpu",)):
+        assert choice.op in done.stdout
+    assert "torch" in done.stdout.lower()
