@@ -129,10 +129,11 @@ def load_torch_file(filename: str) -> Any:
         with torch_safe_classes():
             return torch.load(filename, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "unsupported" not in str(error).lower():
+            raise
         found = re.search(r"(?:GLOBAL|class|operand) ([\w.]+)", str(error))
-        if "Unsupported" in str(error) and found:
-            raise UnsafeCheckpointError(refusal(filename, found.group(1))) from error
-        raise
+        what = found.group(1) if found else "more than tensors and plain values"
+        raise UnsafeCheckpointError(refusal(filename, what)) from error
 
 
 # --- safetensors ----------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import codecs
 import collections
 import io
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
 import torch
+from fvcore.common.history_buffer import HistoryBuffer
 
 __all__ = ["UnsafeCheckpointError", "allow_in_checkpoints", "load_pickle", "torch_safe_classes"]
 
@@ -61,7 +62,7 @@ class _Unpickler(pickle.Unpickler):
             return found
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        for cls in (*_extra_classes, *_plain_classes()):
+        for cls in (HistoryBuffer, *_extra_classes):
             if (cls.__module__, cls.__qualname__) == (module, name):
                 return cls
         raise UnsafeCheckpointError(refusal(self._filename, f"{module}.{name}"))
@@ -105,6 +106,8 @@ def _numpy_internals() -> dict[tuple[str, str], Any]:
     }
 
 
+_BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     **_numpy_internals(),
     ("collections", "OrderedDict"): collections.OrderedDict,
@@ -114,38 +117,29 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
     ("torch", "Size"): torch.Size,
-    **{
-        (module, cls.__name__): cls
-        for module in ("builtins", "__builtin__")
-        for cls in (bool, bytearray, bytes, complex, dict, float, int, list, set, str, tuple)
-    },
-    **{(module, "frozenset"): frozenset for module in ("builtins", "__builtin__")},
+    **{(module, cls.__name__): cls for module in ("builtins", "__builtin__") for cls in _BUILTINS},
 }
 
 
-def _plain_classes() -> Iterator[type]:
-    """Classes of training states that only store what they are given."""
-    from fvcore.common.config import CfgNode as FvcoreCfgNode
-    from fvcore.common.history_buffer import HistoryBuffer
-    from yacs.config import CfgNode as YacsCfgNode
-
-    from detectron2.config import CfgNode
-
-    yield from (CfgNode, FvcoreCfgNode, YacsCfgNode, HistoryBuffer)
+# A config tree comes back as the nested dicts it is.
+_CONFIG_CLASSES = (
+    "detectron2.config.config.CfgNode",
+    "fvcore.common.config.CfgNode",
+    "yacs.config.CfgNode",
+)
+_ALLOWED |= {tuple(name.rsplit(".", 1)): collections.OrderedDict for name in _CONFIG_CLASSES}  # type: ignore[misc]
 
 
 @contextmanager
 def torch_safe_classes() -> Iterator[None]:
     """Inside, ``torch.load(weights_only=True)`` also accepts numpy values and training states."""
-    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"}
-    functions: Iterable[Callable[..., Any]] = _numpy_internals().values()
-    # Files written with numpy 1 name the same functions by another module.
-    renamed = [
-        (found, f"{module}.{name}")
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDSUO"}
+    # Files written with numpy 1 and 2 name the same functions by different modules.
+    renamed: list[tuple[Callable[..., Any], str]] = [
+        (found, f"{module}.{name}".replace("numpy.core", package))
         for (module, name), found in _numpy_internals().items()
-        if module.startswith("numpy.core")
+        for package in ("numpy.core", "numpy._core")
     ]
-    with torch.serialization.safe_globals(
-        [*functions, *renamed, *dtypes, *_plain_classes(), *_extra_classes]
-    ):
+    renamed += [(collections.OrderedDict, name) for name in _CONFIG_CLASSES]
+    with torch.serialization.safe_globals([*renamed, *dtypes, HistoryBuffer, *_extra_classes]):
         yield
