@@ -43,6 +43,13 @@ def test_the_terminal_abbreviates_the_name_and_the_file_does_not(name, tmp_path,
     assert f"{name}.child ERROR: broken" in (tmp_path / "run.log").read_text()
 
 
+def test_colours_inside_a_message_stay_out_of_the_file(name, tmp_path, capsys):
+    setup_logger(str(tmp_path), name=name)
+    logging.getLogger(name).info("\x1b[38;5;204mred\x1b[39m rose")
+    assert "\x1b[38;5;204mred" in capsys.readouterr().out
+    assert "INFO: red rose\n" in (tmp_path / "log.txt").read_text()
+
+
 def test_a_second_set_up_does_not_repeat_messages(name, tmp_path, capsys):
     for _ in range(3):
         setup_logger(str(tmp_path), name=name)

@@ -88,7 +88,9 @@ def _try_get_key(cfg: CfgNode | Mapping[str, Any], *keys: str, default: Any = No
 
 
 def _highlight(code: str, filename: str) -> str:
-    """`code` with terminal colours, if pygments is installed; otherwise as it is."""
+    """`code` with terminal colours if there is a terminal and pygments, otherwise as it is."""
+    if not sys.stdout.isatty():
+        return code
     try:
         import pygments
         from pygments.formatters import Terminal256Formatter

@@ -32,13 +32,18 @@ def resolve_config(
     Raises:
         FileNotFoundError: no such file and no such name; the sentence has similar names.
         KeyError: an override names a key that does not exist.
+        ValueError: an override has no value, or one of another type than the default.
         TypeError: `source` is something else.
     """
     cfg = _load(source)
     if not overrides:
         return cfg
     if isinstance(cfg, CfgNode):
-        cfg.merge_from_list(_pairs(overrides))
+        try:
+            cfg.merge_from_list(_pairs(overrides))
+        except AssertionError as error:
+            # What yacs calls a failed assertion is a misspelt key on a command line.
+            raise KeyError(str(error)) from None
         return cfg
     return LazyConfig.apply_overrides(cfg, list(overrides))
 
@@ -115,4 +120,6 @@ def _pairs(overrides: Sequence[str]) -> list[str]:
         else:
             key, _, value = item.partition("=")
             pairs += [key, value]
+    if waiting_for_value:
+        raise ValueError(f"The override {pairs[-1]!r} has no value; write KEY VALUE or KEY=VALUE.")
     return pairs

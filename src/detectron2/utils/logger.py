@@ -6,6 +6,7 @@ import atexit
 import functools
 import logging
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -21,7 +22,18 @@ __all__ = ["log_every_n", "log_every_n_seconds", "log_first_n", "setup_logger"]
 
 _PLAIN_FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 _TIME_FORMAT = "%m/%d %H:%M:%S"
+_COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 _REMOTE_BUFFER_BYTES = 1 << 20
+
+
+class _PlainFormatter(logging.Formatter):
+    """Full names, and no colours: a message may carry some for the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__(_PLAIN_FORMAT, datefmt=_TIME_FORMAT)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _COLOUR_CODE.sub("", super().format(record))
 
 
 class _ColorfulFormatter(logging.Formatter):
@@ -120,7 +132,7 @@ def setup_logger(
     logger.propagate = enable_propagation
     if abbrev_name is None:
         abbrev_name = "d2" if name == "detectron2" else name
-    plain = logging.Formatter(_PLAIN_FORMAT, datefmt=_TIME_FORMAT)
+    plain = _PlainFormatter()
     if configure_stdout and distributed_rank == 0:
         formatter = _ColorfulFormatter(name, abbrev_name) if color else plain
         _terminal_handler(logger).setFormatter(formatter)
