@@ -21,7 +21,8 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Returns:
         (N, M), the promoted dtype of the two; half types are computed in float32. Pairs that
-        do not overlap give 0, also where both boxes are empty.
+        do not overlap give 0, also where both boxes are empty, and so do boxes that are not
+        finite.
 
     Raises:
         ValueError: wrong shape, or tensors on two devices.

@@ -25,15 +25,15 @@ PAIRS_PER_CALL = 1 << 17
 @compiled()
 def iou_row(box, x0, y0, x1, y1, area, row):  # type: ignore[no-untyped-def]
     """row[j] = IoU of one box (4,) and box j. Not fused, to round as the reference does."""
-    zero, one = box.dtype.type(0), box.dtype.type(1)
+    zero, infinity = box.dtype.type(0), box.dtype.type(np.inf)
     bx0, by0, bx1, by1 = box[0], box[1], box[2], box[3]
     box_area = (bx1 - bx0) * (by1 - by0)
     for j in range(row.shape[0]):
         width = max(min(bx1, x1[j]) - max(bx0, x0[j]), zero)
         height = max(min(by1, y1[j]) - max(by0, y0[j]), zero)
         common = width * height
-        touching = common > zero
-        union = box_area + area[j] - common if touching else one
+        union = box_area + area[j] - common
+        touching = (common > zero) & (union < infinity)
         row[j] = common / union if touching else zero
 
 

@@ -29,7 +29,7 @@ def box_iou_reference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     overlap = sides[0].clamp(min=0) * sides[1].clamp(min=0)  # (N, M)
     union = box_areas(first)[:, None] + box_areas(second)[None, :] - overlap
     # Where nothing overlaps the union may be zero too: the divisor 1 keeps gradients finite.
-    touching = overlap > 0
+    touching = (overlap > 0) & union.isfinite()
     iou = torch.where(touching, overlap / torch.where(touching, union, 1), 0)
     return iou.to(result_dtype)
 
@@ -47,7 +47,7 @@ def box_iou_gradients(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Ten
     sides = (upper - lower).clamp(min=0)
     common = sides.prod(dim=2)  # (N, M)
     union = box_areas(boxes1.to(real))[:, None] + box_areas(boxes2.to(real))[None, :] - common
-    touching = common > 0
+    touching = (common > 0) & union.isfinite()
     union = torch.where(touching, union, 1)
     grad = torch.where(touching, grad.to(real), 0)
     of_sides = (grad * (union + common) / union**2)[..., None] * sides.flip(2)  # (N, M, 2)

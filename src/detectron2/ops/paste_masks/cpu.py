@@ -50,6 +50,13 @@ def axis_samples(low, high, length, cells, index, fraction):  # type: ignore[no-
 
 
 @compiled()
+def has_frame(low, high):  # type: ignore[no-untyped-def]
+    """False if positions relative to the sides of a box are not numbers."""
+    side = high - low
+    return np.isfinite(low) and side != 0 and side == side
+
+
+@compiled()
 def sample_row(top, bottom, down, index, fraction, values):  # type: ignore[no-untyped-def]
     """Bilinear values of one row of pixels between two rows of mask cells."""
     one = np.float32(1)
@@ -74,8 +81,11 @@ def paste(masks, boxes, threshold, output, start, stop):  # type: ignore[no-unty
     values = np.empty(width, np.float32)
     for n in range(start, stop):
         padded[1:-1, 1:-1] = masks[n]
-        size = (boxes[n, 2] - boxes[n, 0]) * (boxes[n, 3] - boxes[n, 1])
-        if threshold == 0 and np.isfinite(size) and size != 0:
+        if (
+            threshold == 0
+            and has_frame(boxes[n, 0], boxes[n, 2])
+            and has_frame(boxes[n, 1], boxes[n, 3])
+        ):
             output[n] = 1  # the value outside of a box is 0, which is at least 0
         top, bottom = axis_samples(boxes[n, 1], boxes[n, 3], height, rows, y_index, y_fraction)
         left, right = axis_samples(boxes[n, 0], boxes[n, 2], width, columns, x_index, x_fraction)
