@@ -207,14 +207,16 @@ def _cubic_weights(sizes: Tensor, length: int, source: int) -> Tensor:
     target = torch.arange(length, device=sizes.device, dtype=sizes.dtype)
     target = torch.minimum(target, sizes[:, None] - 1)  # (B, length)
     center = (target + 0.5) * (source / sizes[:, None]) - 0.5
-    # Two samples beyond each border take part; their weights go to the border.
-    samples = torch.arange(-2, source + 2, device=sizes.device, dtype=sizes.dtype)
-    x = (center[..., None] - samples).abs()  # (B, length, source + 4)
+    first = center.floor() - 1  # of the four samples that take part
+    samples = first[..., None] + torch.arange(4, device=sizes.device)  # (B, length, 4)
+    x = (center[..., None] - samples).abs()
     a = -0.75
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * a * x - 4 * a
-    weights = torch.where(x <= 1, near, torch.where(x < 2, far, 0.0))
-    inside = weights[..., 2:-2].clone()
+    # Up to two samples lie beyond each border; their weights go to the border.
+    weights = torch.zeros(*center.shape, source + 4, device=sizes.device, dtype=sizes.dtype)
+    weights.scatter_(2, samples.long() + 2, torch.where(x <= 1, near, far))
+    inside = weights[..., 2:-2]
     inside[..., 0] += weights[..., :2].sum(dim=-1)
     inside[..., -1] += weights[..., -2:].sum(dim=-1)
     return inside
