@@ -55,10 +55,9 @@ def test_masks_boxes_and_areas_agree(dataset):
         rle = coco_mask.frPyObjects(a["segmentation"], *sizes[a["image_id"]])
         mask = coco_mask.decode(rle if isinstance(rle, dict) else coco_mask.merge(rle))
         ys, xs = np.nonzero(mask)
-        # Polygons are written with two decimals: a border pixel may change sides.
-        assert abs(int(mask.sum()) - a["area"]) <= 4
+        assert int(mask.sum()) == a["area"]
         box = [xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()]
-        assert np.abs(np.array(box) - a["bbox"]).max() <= 1
+        assert box == a["bbox"]
 
 
 def test_seen_keypoints_lie_on_the_box_border(dataset):

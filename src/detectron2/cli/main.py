@@ -52,7 +52,7 @@ def main() -> None:
     """Run the command. What a user can mend is one sentence on stderr and exit code 1."""
     try:
         app()
-    except (OSError, ValueError, KeyError, ImportError, FloatingPointError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, ArithmeticError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         # str(KeyError) puts quotes around the sentence.
