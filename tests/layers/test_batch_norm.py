@@ -215,3 +215,14 @@ def check_in_two_processes(rank, store):
     naive(torch.zeros(0, 4, 2, 2))  # no image anywhere: statistics stay
     assert naive.running_mean.tolist() == [0.0] * 4 and naive.running_var.tolist() == [1.0] * 4
     dist.destroy_process_group()
+
+
+def test_quirk_a_converted_norm_keeps_the_counter_of_the_one_it_replaces():
+    # The peer's checkpoints of frozen stages that were built as BatchNorm contain the entry.
+    norm = nn.BatchNorm2d(3)
+    norm.num_batches_tracked.fill_(7)
+    frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)
+    assert frozen.state_dict()["num_batches_tracked"].item() == 7
+    thawed = FrozenBatchNorm2d.convert_frozenbatchnorm2d_to_batchnorm2d(frozen)
+    assert thawed.num_batches_tracked.item() == 7
+    assert "num_batches_tracked" not in FrozenBatchNorm2d(3).state_dict()

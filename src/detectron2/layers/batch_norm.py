@@ -49,6 +49,9 @@ class FrozenBatchNorm2d(nn.Module):
         self.register_buffer("bias", torch.zeros(num_features))
         self.register_buffer("running_mean", torch.zeros(num_features))
         self.register_buffer("running_var", torch.ones(num_features) - eps)
+        # Only a converted BatchNorm has it: its checkpoints keep the same entries.
+        self.num_batches_tracked: Tensor | None
+        self.register_buffer("num_batches_tracked", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W) of any floating dtype."""
@@ -130,6 +133,9 @@ def _copy_norm(source: nn.Module, target: nn.Module) -> None:
             value = getattr(source, name, None)
             if value is not None:  # not affine, or without statistics: keep the neutral values
                 getattr(target, name).copy_(value)
+        counter = getattr(source, "num_batches_tracked", None)
+        if counter is not None:
+            target.num_batches_tracked = counter.clone()
     target.train(source.training)
 
 
