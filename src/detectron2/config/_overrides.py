@@ -24,13 +24,13 @@ def parse_overrides(words: Sequence[str]) -> Iterator[Override]:
     """
     # Imported here: Hydra compiles its grammar when it is loaded.
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     for word in words:
         try:
             parsed = parser.parse_override(word)
-        except OverrideParseException as error:
+        except HydraException as error:
             raise ValueError(
                 f"Override {word!r} is not understood: {error}. Write 'some.key=value', with "
                 "quotes around text that has special characters."
