@@ -61,11 +61,13 @@ class Matcher:
             (N,) int64 index of the best ground-truth element, 0 where M is 0; and
             (N,) int8 label. Without ground truth every label is the lowest interval's.
         """
-        num_gt, num_predictions = match_quality_matrix.shape
         match_labels = torch.full(
-            (num_predictions,), self.labels[0], dtype=torch.int8, device=match_quality_matrix.device
+            match_quality_matrix.shape[1:],
+            self.labels[0],
+            dtype=torch.int8,
+            device=match_quality_matrix.device,
         )
-        if num_gt == 0:
+        if match_quality_matrix.numel() == 0:
             return torch.zeros_like(match_labels, dtype=torch.int64), match_labels
 
         best_quality, matches = match_quality_matrix.max(dim=0)
