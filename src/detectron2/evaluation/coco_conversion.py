@@ -48,11 +48,13 @@ def to_coco_results(instances: Instances, image_id: Hashable) -> CocoResults:
         # Predictions are points of the plane, COCO's keypoints are indices of pixels.
         keypoints = instances.pred_keypoints - torch.tensor([0.5, 0.5, 0.0])
         keypoints = keypoints.flatten(1).numpy()
+    if boxes.shape[1] == 4:
+        boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
     return CocoResults.of_image(
         image_id,
         instances.pred_classes.numpy(),
         instances.scores.numpy(),
-        BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).numpy(),
+        boxes.numpy(),
         masks,
         keypoints,
     )

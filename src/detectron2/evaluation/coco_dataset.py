@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["GroundTruth", "as_hotcoco", "load_ground_truth"]
+__all__ = ["GroundTruth", "as_hotcoco", "load_ground_truth", "numbered"]
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,30 @@ def load_ground_truth(json_file: str) -> GroundTruth:
     path = PathManager.get_local_path(json_file)
     try:
         return GroundTruth(COCO(path))
-    except ValueError as error:
+    except ValueError:
         # hotcoco keys images by non-negative integers. Anything else that is wrong with the
-        # file is still wrong after renumbering, and raises again.
+        # file is still wrong after numbering, and raises again.
         with open(path, encoding="utf-8") as stream:
-            content = json.load(stream)
-        image_ids = [image["id"] for image in content.get("images", ())]
-        if all(_is_number(image_id) for image_id in image_ids):
-            raise ValueError(f"{json_file}: {error}") from error
-    numbers = {image_id: number for number, image_id in enumerate(image_ids, start=1)}
+            return numbered(json.load(stream), json_file)
+
+
+def numbered(content: dict[str, Any], name: str) -> GroundTruth:
+    """A COCO dictionary, with its images numbered if their ids are no such integers.
+
+    Raises:
+        ValueError: the dictionary is not what COCO files look like; `name` is part of the message.
+    """
+    from hotcoco import COCO
+
+    image_ids = [image["id"] for image in content.get("images", ())]
+    numbers = None
+    if not all(isinstance(image_id, int) and image_id >= 0 for image_id in image_ids):
+        numbers = {image_id: number for number, image_id in enumerate(image_ids, start=1)}
+        content = _renumbered(content, numbers)
     try:
-        return GroundTruth(COCO(_renumbered(content, numbers)), numbers)
+        return GroundTruth(COCO(content), numbers)
     except ValueError as error:
-        raise ValueError(f"{json_file}: {error}") from error
-
-
-def _is_number(image_id: object) -> bool:
-    return isinstance(image_id, int) and image_id >= 0
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _renumbered(content: dict[str, Any], numbers: Mapping[Hashable, int]) -> dict[str, Any]:

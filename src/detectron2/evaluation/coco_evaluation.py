@@ -165,9 +165,12 @@ class COCOEvaluator(DatasetEvaluator):
                 self._predictions.append(prediction)
 
     def _to_results(self, instances: Instances, image_id: Hashable) -> CocoResults:
+        return to_coco_results(self._without_non_finite(instances), image_id)
+
+    def _without_non_finite(self, instances: Instances) -> Instances:
         finite = without_non_finite(instances)
         self._dropped += len(instances) - len(finite)
-        return to_coco_results(finite, image_id)
+        return finite
 
     # -------------------------------------------------------------- evaluating
 

@@ -11,7 +11,7 @@ from detectron2.evaluation.coco_dataset import as_hotcoco
 from detectron2.evaluation.coco_results import CocoResults
 from detectron2.evaluation.fast_eval_api import DETECTION_ROWS, COCOeval_opt, Row
 
-__all__ = ["COCOevalMaxDets", "evaluate_predictions_on_coco"]
+__all__ = ["COCOevalMaxDets", "evaluate_predictions_on_coco", "load_results"]
 
 _DEFAULT_MAX_DETS = [1, 10, 100]
 
@@ -57,7 +57,7 @@ def evaluate_predictions_on_coco(
         raise AssertionError(f"max_dets_per_image has three numbers or more, not {max_dets}.")
     if not isinstance(cocoeval_fn, type):
         cocoeval_fn = COCOeval_opt if max_dets[2] == _DEFAULT_MAX_DETS[2] else COCOevalMaxDets
-    coco_eval = cocoeval_fn(coco_gt, _load_results(coco_gt, coco_results, iou_type), iou_type)
+    coco_eval = cocoeval_fn(coco_gt, load_results(coco_gt, coco_results, iou_type), iou_type)
     if iou_type != "keypoints":
         coco_eval.params.maxDets = max_dets
     if img_ids is not None:
@@ -70,7 +70,7 @@ def evaluate_predictions_on_coco(
     return coco_eval
 
 
-def _load_results(coco_gt: Any, results: Sequence[dict[str, Any]], iou_type: str) -> Any:
+def load_results(coco_gt: Any, results: Sequence[dict[str, Any]], iou_type: str) -> Any:
     """COCO object of the detections; for masks its areas are those of the masks."""
     dataset = as_hotcoco(coco_gt)
     if iou_type == "keypoints" or not isinstance(results, CocoResults):
