@@ -4,7 +4,11 @@ import os
 
 import pytest
 import torch
-from fvcore.common.param_scheduler import LinearParamScheduler
+from fvcore.common.param_scheduler import (
+    ConstantParamScheduler,
+    LinearParamScheduler,
+    StepWithFixedGammaParamScheduler,
+)
 from torch import nn
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -251,6 +255,23 @@ def test_a_schedule_of_fvcore_multiplies_the_learning_rate():
     trainer.train(0, 4)
     rates = [value for value, _ in trainer.storage.history("lr").values()]
     assert rates == pytest.approx([2.0, 1.5, 1.0, 0.5])
+    assert hook.state_dict()["last_epoch"] == 4
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ConstantParamScheduler(0.5),
+        StepWithFixedGammaParamScheduler(base_value=0.5, num_decays=1, gamma=1.0, num_updates=4),
+    ],
+)
+def test_schedules_that_end_with_the_last_iteration_are_not_asked_for_more(schedule):
+    trainer = trainer_of(lr=2.0)
+    hook = hooks.LRScheduler(scheduler=schedule)
+    trainer.register_hooks([hook])
+    trainer.train(0, 4)
+    rates = [value for value, _ in trainer.storage.history("lr").values()]
+    assert rates == pytest.approx([1.0] * 4)
     assert hook.state_dict()["last_epoch"] == 4
 
 

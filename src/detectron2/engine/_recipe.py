@@ -33,6 +33,7 @@ class YacsRecipe:
         self.expected_results: list[Any] = cfg.TEST.EXPECTED_RESULTS
         self.ddp_options: dict[str, Any] = {"broadcast_buffers": False}
         self.test_names: list[str] = list(cfg.DATASETS.TEST)
+        self.metadata_name: str | None = self.test_names[0] if self.test_names else None
         self.precise_bn_batches: int = (
             cfg.TEST.PRECISE_BN.NUM_ITER if cfg.TEST.PRECISE_BN.ENABLED else 0
         )
@@ -100,12 +101,11 @@ class LazyRecipe:
         self.ddp_options: dict[str, Any] = dict(self._train("ddp", {}))
         self.precise_bn_batches = 0
         names = _try_get_key(cfg, "dataloader.test.dataset.names", default=[])
+        names = [names] if isinstance(names, str) else list(names)
+        self.metadata_name: str | None = names[0] if names else None
         # Several names in a LazyConfig are one dataset, read by one loader.
-        self.test_names: list[str] = (
-            [",".join([names] if isinstance(names, str) else names)]
-            if _try_get_key(cfg, "dataloader.evaluator") is not None
-            else []
-        )
+        has_evaluator = _try_get_key(cfg, "dataloader.evaluator") is not None
+        self.test_names: list[str] = [",".join(names) or "test"] if has_evaluator else []
 
     def _train(self, key: str, default: Any) -> Any:
         value = _try_get_key(self.cfg, f"train.{key}", default=default)

@@ -100,8 +100,8 @@ class DefaultPredictor:
         self.cfg = resolve_config(cfg)
         recipe = recipe_of(self.cfg)
         self.model = recipe.model().eval()
-        if recipe.test_names:
-            self.metadata = MetadataCatalog.get(recipe.test_names[0])
+        if recipe.metadata_name is not None:
+            self.metadata = MetadataCatalog.get(recipe.metadata_name)
         DetectionCheckpointer(self.model).load(recipe.weights)
         self.aug = recipe.test_augmentation()
         self.input_format = recipe.input_format()

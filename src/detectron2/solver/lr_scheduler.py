@@ -93,7 +93,7 @@ class LRMultiplier(LRScheduler):
                 "fvcore.common.param_scheduler.ParamScheduler."
             )
         self._multiplier = multiplier
-        self._max_iter = max_iter
+        self.max_iter = max_iter
         super().__init__(optimizer, last_epoch=last_iter)
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class LRMultiplier(LRScheduler):
 
     def get_lr(self) -> list[float]:
         """Learning rate of every group at the current iteration."""
-        factor = self._multiplier(self.last_epoch / self._max_iter)
+        factor = self._multiplier(self.last_epoch / self.max_iter)
         return [base_lr * factor for base_lr in self.base_lrs]
 
 

@@ -64,7 +64,19 @@ class LRScheduler(HookBase):
         assert self._optimizer is not None
         rate = self._optimizer.param_groups[self._best_param_group_id]["lr"]
         self.trainer.storage.put_scalar("lr", rate, smoothing_hint=False)
-        self.scheduler.step()
+        if self._is_over():
+            # Schedules of fvcore are defined up to the last iteration, not behind it.
+            self.scheduler.last_epoch += 1
+        else:
+            self.scheduler.step()
+
+    def _is_over(self) -> bool:
+        scheduler = self.scheduler
+        return (
+            self.trainer.iter + 1 == self.trainer.max_iter
+            and isinstance(scheduler, LRMultiplier)
+            and scheduler.last_epoch + 1 >= scheduler.max_iter
+        )
 
     @property
     def scheduler(self) -> Any:

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from toy_project import (
+    LAZY_CONFIG,
+    ToyDetector,
+    forget_dataset,
+    register_dataset,
+    toy_config,
+)
+
+from detectron2.data import transforms as T
+from detectron2.engine import DefaultPredictor
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    name = register_dataset(tmp_path / "images", f"predict_{tmp_path.name}")
+    torch.save({"model": ToyDetector().state_dict()}, tmp_path / "weights.pth")
+    cfg = toy_config(tmp_path / "out", name)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    yield cfg
+    forget_dataset(name)
+
+
+BLUE = np.zeros((60, 90, 3), dtype=np.uint8)
+BLUE[:, :, 0] = 255  # BGR
+
+
+def test_convention_attributes_and_output(cfg):
+    predictor = DefaultPredictor(cfg)
+    assert predictor.metadata.thing_classes == ["thing"]
+    assert isinstance(predictor.aug, T.ResizeShortestEdge)
+    assert predictor.input_format == "BGR"
+    assert not predictor.model.training
+    found = predictor(BLUE)["instances"]
+    assert found.image_size == (60, 90)
+    assert not found.scores.requires_grad
+
+
+def test_the_weights_of_the_config_are_loaded(cfg):
+    predictor = DefaultPredictor(cfg)
+    saved = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]
+    assert torch.equal(predictor.model.layer.weight, saved["layer.weight"])
+
+
+@pytest.mark.parametrize(("order", "score"), [("BGR", 1.0), ("RGB", 0.0)])
+def test_convention_images_are_given_as_bgr_whatever_the_model_takes(cfg, order, score):
+    cfg.INPUT.FORMAT = order
+    assert DefaultPredictor(cfg)(BLUE)["instances"].scores.item() == pytest.approx(score)
+
+
+def test_images_are_resized_as_for_testing(cfg):
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 30, 40
+    prepared = DefaultPredictor(cfg).prepare(BLUE)
+    assert prepared["image"].shape == (3, 27, 40)
+    assert prepared["image"].dtype == torch.float32
+    assert (prepared["height"], prepared["width"]) == (60, 90)
+
+
+def test_the_config_of_the_caller_is_not_changed(cfg):
+    cfg.freeze()
+    predictor = DefaultPredictor(cfg)
+    predictor.cfg.MODEL.WEIGHTS = "changed"
+    assert cfg.MODEL.WEIGHTS != "changed"
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((1, 4, 4, 3)), "a.jpg"])
+def test_what_is_no_image_is_refused(cfg, image):
+    with pytest.raises(ValueError, match=r"shape \(height, width, 3\)"):
+        DefaultPredictor(cfg)(image)
+
+
+def test_an_unknown_channel_order_is_refused(cfg):
+    cfg.INPUT.FORMAT = "L"
+    with pytest.raises(ValueError, match="INPUT.FORMAT is 'L'"):
+        DefaultPredictor(cfg)
+
+
+def test_without_test_datasets_there_is_no_metadata(cfg):
+    cfg.DATASETS.TEST = ()
+    assert not hasattr(DefaultPredictor(cfg), "metadata")
+
+
+def test_a_yaml_file_names_a_model(cfg, tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text(cfg.dump())
+    assert DefaultPredictor(path)(BLUE)["instances"].scores.item() == 1.0
+
+
+LAZY_TEST_DATA = """
+from detectron2.data import transforms as T
+
+dataloader["test"] = dict(
+    dataset=dict(names="NAME"),
+    mapper=dict(
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=30, max_size=40)],
+        image_format="RGB",
+    ),
+)
+"""
+
+
+def test_a_lazy_config_names_a_model(cfg, tmp_path):
+    path = tmp_path / "toy.py"
+    test_data = LAZY_TEST_DATA.replace("NAME", cfg.DATASETS.TEST[0])
+    weights = f"train['init_checkpoint'] = {cfg.MODEL.WEIGHTS!r}\n"
+    path.write_text(LAZY_CONFIG + test_data + weights)
+    predictor = DefaultPredictor(str(path))
+    assert predictor.input_format == "RGB"
+    assert predictor.metadata.thing_classes == ["thing"]
+    assert predictor.prepare(BLUE)["image"].shape == (3, 27, 40)
+    assert predictor(BLUE)["instances"].scores.item() == pytest.approx(0.0)
+
+
+def test_an_unknown_name_is_told_its_neighbours():
+    with pytest.raises(FileNotFoundError, match="Similar names"):
+        DefaultPredictor("COCO-Detection/faster_rcnn_R50_FPN_1x.yaml")
