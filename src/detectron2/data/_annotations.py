@@ -310,6 +310,9 @@ def _masks(
         return PolygonMasks([_polygons(segmentation) for segmentation in segmentations])
     if mask_format == "bitmask":
         height, width = image_size
+        if all(isinstance(segmentation, list) for segmentation in segmentations):
+            polygons = [_polygons(segmentation) for segmentation in segmentations]
+            return BitMasks.from_polygon_masks(polygons, height, width)
         bits = np.zeros((len(annos), height, width), dtype=bool)
         for i, segmentation in enumerate(segmentations):
             bits[i] = _bitmap(segmentation, height, width)

@@ -6,7 +6,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detectron2.ops.dispatch import environment_implementation
+
 __all__ = ["resize_float", "resize_nearest", "resize_uint8", "warp_affine"]
+
+# Values in the image; below, calling compiled code saves nothing.
+COMPILED_FROM = 2**16
 
 _TORCH_MODES = {
     Image.Resampling.NEAREST: "nearest",
@@ -16,11 +21,18 @@ _TORCH_MODES = {
 
 
 def resize_uint8(img: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
-    """Resize an (H, W) or (H, W, C) uint8 image with Pillow."""
-    if img.ndim == 2 or (img.ndim == 3 and img.shape[2] == 3):
-        return np.asarray(Image.fromarray(img).resize((width, height), method))
-    if img.ndim != 3:
+    """Resize an (H, W) or (H, W, C) uint8 image as Pillow does."""
+    if img.ndim not in (2, 3):
         raise ValueError(f"Expected an (H, W) or (H, W, C) image, got shape {img.shape}.")
+    large = img.size >= COMPILED_FROM and height * width > 0
+    if method == Image.Resampling.BILINEAR and large and environment_implementation() == "auto":
+        from detectron2.data.transforms._bilinear_cpu import resize_bilinear, rows_come_first
+
+        if rows_come_first(*img.shape[:2], height, width):
+            resized = resize_bilinear(img if img.ndim == 3 else img[:, :, None], height, width)
+            return resized if img.ndim == 3 else resized[:, :, 0]
+    if img.ndim == 2 or img.shape[2] == 3:
+        return np.asarray(Image.fromarray(img).resize((width, height), method))
     # One by one: as an RGBA or LA image, Pillow would weigh the colours by the last channel.
     channels = [
         np.asarray(Image.fromarray(img[:, :, c]).resize((width, height), method))

@@ -1,0 +1,128 @@
+"""Pillow's bilinear resizing of uint8 images, compiled by Numba: the same bits, in less time.
+
+Pillow resizes rows, rounds to uint8, then resizes columns, with weights of 22 fractional bits.
+So does this, but it takes the image in whatever layout it comes (a BGR view of an RGB image, a
+flipped view) and writes one plane per channel, which is what a model wants next. The second pass
+runs along rows and vectorises. For 640 x 480 to 1067 x 800, three channels: 3 ms on one core of
+an EPYC 9004, against Pillow's 9.5 (benchmarks/data.py).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from detectron2.ops.compiled import compiled
+
+__all__ = ["resize_bilinear", "rows_come_first"]
+
+FRACTION_BITS = 22
+ONE = 1 << FRACTION_BITS
+HALF = ONE // 2
+
+
+def rows_come_first(height: int, width: int, new_height: int, new_width: int) -> bool:
+    """Whether every version of Pillow resizes the rows before the columns.
+
+    From version 12 on it begins with the columns where that makes the intermediate image much
+    smaller, and rounding then differs.
+    """
+    return new_height >= height or height - new_height <= 2 * (width - new_width)
+
+
+@functools.lru_cache(maxsize=512)
+def _weights(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """How new pixels are made of old ones.
+
+    Returns:
+        (new_length,) first old pixel; and (taps, new_length) int32 weights of it and the pixels
+        after it, which sum up to about `ONE`. Weights of pixels beyond the last are 0.
+    """
+    scale = length / new_length
+    support = max(scale, 1.0)
+    centers = (np.arange(new_length) + 0.5) * scale
+    first = np.maximum((centers - support + 0.5).astype(np.int64), 0)
+    count = np.minimum((centers + support + 0.5).astype(np.int64), length) - first
+    taps = np.arange(count.max())[:, None]
+    distances = (taps + first - centers + 0.5) * (1.0 / support)
+    weights = np.where(taps < count, np.maximum(1.0 - np.abs(distances), 0.0), 0.0)
+    total = np.zeros(new_length)
+    for of_tap in weights:  # in this order, because the last bit counts
+        total += of_tap
+    return first, (weights / total * ONE + 0.5).astype(np.int32)
+
+
+@compiled()
+def _resize_rows(image, out, row, total, first, weights):  # type: ignore[no-untyped-def]
+    """
+    Args:
+        image: (H, W, C) uint8, any strides.
+        out: (H, C, new_W) uint8, written.
+        row: (W + taps,) int32, zeros behind W, overwritten.
+        total: (new_W,) int32, overwritten.
+        first, weights: of `_weights`.
+    """
+    for y in range(out.shape[0]):
+        for channel in range(out.shape[1]):
+            for x in range(image.shape[1]):
+                row[x] = image[y, x, channel]
+            total[:] = HALF
+            for tap in range(weights.shape[0]):
+                weight, shifted = weights[tap], row[tap:]
+                for x in range(total.shape[0]):
+                    total[x] += weight[x] * shifted[first[x]]
+            out_row = out[y, channel]
+            for x in range(total.shape[0]):
+                out_row[x] = total[x] >> FRACTION_BITS
+
+
+@compiled()
+def _resize_columns(planes, out, total, first, weights):  # type: ignore[no-untyped-def]
+    """
+    Args:
+        planes: (H, C, W) uint8.
+        out: (C, new_H, W) uint8, written.
+        total: (W,) int32, overwritten.
+        first, weights: of `_weights`.
+    """
+    for channel in range(out.shape[0]):
+        for y in range(out.shape[1]):
+            total[:] = HALF
+            for tap in range(weights.shape[0]):
+                # Behind the last row the weight is 0.
+                row = planes[min(first[y] + tap, planes.shape[0] - 1), channel]
+                weight = weights[tap, y]
+                for x in range(total.shape[0]):
+                    total[x] += np.int32(row[x]) * weight
+            out_row = out[channel, y]
+            for x in range(total.shape[0]):
+                out_row[x] = total[x] >> FRACTION_BITS
+
+
+def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a uint8 image as Pillow does, where `rows_come_first`.
+
+    Args:
+        image: (H, W, C), any strides.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        (height, width, C), a view of a contiguous (C, height, width) array.
+    """
+    channels = image.shape[2]
+    if width == image.shape[1]:
+        planes = np.ascontiguousarray(image.transpose(0, 2, 1))
+    else:
+        planes = np.empty((image.shape[0], channels, width), dtype=np.uint8)
+        first, weights = _weights(image.shape[1], width)
+        row = np.zeros(image.shape[1] + len(weights), dtype=np.int32)
+        _resize_rows(image, planes, row, np.empty(width, dtype=np.int32), first, weights)
+    if height == image.shape[0]:
+        out = np.ascontiguousarray(planes.transpose(1, 0, 2))
+    else:
+        out = np.empty((channels, height, width), dtype=np.uint8)
+        total = np.empty(width, dtype=np.int32)
+        _resize_columns(planes, out, total, *_weights(image.shape[0], height))
+    return out.transpose(1, 2, 0)
