@@ -342,7 +342,7 @@ def _norm_per_level(
         return lambda channels: CycleBatchNormList(
             num_levels, bn_class=bn_class, num_features=channels
         )
-    if "BN" in type(get_norm(norm, 32)).__name__:
+    if isinstance(get_norm(norm, 32), nn.modules.batchnorm._BatchNorm):
         logger.warning("A shared batch norm mixes the statistics of all levels: norm=%s.", norm)
     return partial(get_norm, norm)
 
