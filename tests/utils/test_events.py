@@ -88,7 +88,7 @@ def test_scalars_may_be_put_at_another_iteration():
     storage = EventStorage(10)
     storage.put_scalar("x", 1, cur_iter=4)
     storage.iter = 20
-    storage.put_scalar("y", torch.tensor(2.5))
+    storage.put_scalar("y", torch.tensor(2.5, requires_grad=True))
     assert storage.latest() == {"x": (1.0, 4), "y": (2.5, 20)}
     assert storage.iteration == 20
 

@@ -98,12 +98,13 @@ def do_train(cfg: CfgNode, model: nn.Module, resume: bool = False) -> None:
 
 
 def _record(storage: EventStorage, loss_dict: dict[str, torch.Tensor], iteration: int) -> None:
-    reduced = {name: float(value) for name, value in comm.reduce_dict(loss_dict).items()}
+    reduced = {name: value.item() for name, value in comm.reduce_dict(loss_dict).items()}
     total = sum(reduced.values())
     if not math.isfinite(total):
         raise FloatingPointError(f"The loss is not finite at iteration {iteration}: {reduced}.")
     if comm.is_main_process():
-        storage.put_scalars(total_loss=total, **reduced)
+        for name, value in {"total_loss": total, **reduced}.items():
+            storage.put_scalar(name, value)
 
 
 def main(args: argparse.Namespace) -> Any:

@@ -95,7 +95,7 @@ class EventStorage:
             AssertionError: an earlier value of `name` had the other hint.
         """
         name = self._prefix + name
-        value = float(value)
+        value = float(value.detach() if isinstance(value, torch.Tensor) else value)
         iteration = self._iter if cur_iter is None else cur_iter
         first_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         if first_hint != smoothing_hint:
