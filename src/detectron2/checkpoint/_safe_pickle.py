@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import copyreg
 import io
 import pickle
 from collections.abc import Callable, Iterator
@@ -106,13 +107,17 @@ def _numpy_internals() -> dict[tuple[str, str], Any]:
     }
 
 
-_BUILTINS = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
+_CONTAINERS = (bytearray, bytes, dict, frozenset, list, object, set, str, tuple)
+_BUILTINS = (*_CONTAINERS, bool, complex, float, int)
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     **_numpy_internals(),
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): collections.defaultdict,
     ("_codecs", "encode"): _encode,
+    # The oldest formats make every object with it; the class it is given was allowed before.
+    ("copy_reg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
+    ("copyreg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
     ("torch.storage", "_load_from_bytes"): _load_tensor_bytes,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,

@@ -68,6 +68,7 @@ def download(url: str, target: str, expected_hash: str = "") -> None:
             _forget(part)
             raise DownloadError(_explain(url, target, str(error))) from error
         except urllib.error.HTTPError as error:
+            error.close()
             if error.code == 416:  # nothing follows what is there already: begin again
                 _forget(part)
             elif error.code not in _PASSING_ERRORS or attempt == _ATTEMPTS - 1:
