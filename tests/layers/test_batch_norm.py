@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -56,9 +58,12 @@ class TestFrozenBatchNorm:
         x = torch.randn(1, 3, 2, 2)
         assert_close(FrozenBatchNorm2d(3)(x), x)
 
-    def test_checkpoints_before_version_2_have_no_statistics(self):
+    @pytest.mark.parametrize("version", [None, 1])
+    def test_checkpoints_before_version_2_have_no_statistics(self, version):
         frozen = randomise(FrozenBatchNorm2d(3))
-        old = {"weight": torch.full((3,), 2.0), "bias": torch.ones(3)}
+        old = OrderedDict(weight=torch.full((3,), 2.0), bias=torch.ones(3))
+        if version is not None:
+            old._metadata = {"": {"version": version}}
         result = frozen.load_state_dict(old)
         assert not result.missing_keys
         x = torch.randn(1, 3, 2, 2)

@@ -73,6 +73,11 @@ def test_a_crop_of_the_whole_image_at_its_own_size_is_the_image(device):
     assert torch.equal(crops.cpu(), bits)
 
 
+def test_half_a_cell_is_enough():
+    half = BitMasks(torch.tensor([[[1, 0], [1, 0]]]))
+    assert half.crop_and_resize(torch.tensor([[0.0, 0, 2, 2]]), 1).item() is True
+
+
 def test_crops_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     masks = BitMasks(torch.rand(9, 40, 50, generator=generator) > 0.4)

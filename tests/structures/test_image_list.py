@@ -25,6 +25,7 @@ def test_images_are_padded_at_the_right_and_at_the_bottom(images):
     [
         (0, None, (12, 14)),
         (1, None, (12, 14)),
+        (2, None, (12, 14)),
         (8, None, (16, 16)),
         (8, {"size_divisibility": 5}, (15, 15)),
         (0, {"square_size": 20}, (20, 20)),

@@ -65,6 +65,13 @@ def test_a_polygon_that_fills_its_box_fills_the_crop(masks):
     assert crops.all()
 
 
+def test_convention_sides_of_boxes_count_as_a_tenth_of_a_pixel_at_least(masks):
+    # The square ends at x = 10: it covers all of [9.9, 10.0], and nothing to the right.
+    left_of_the_side = torch.tensor([[9.9, 5, 9.9, 5.5]])
+    assert masks[[1]].crop_and_resize(left_of_the_side, 8).all()
+    assert not masks[[1]].crop_and_resize(left_of_the_side + 0.11, 8).any()
+
+
 def test_one_crop_is_what_rasterize_polygons_within_box_gives(masks):
     box = torch.tensor([0.0, 0, 70, 80])
     crop = masks[0].crop_and_resize(box[None], 28)[0]

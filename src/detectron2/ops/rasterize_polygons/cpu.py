@@ -56,10 +56,8 @@ def flip_crossings(flips, x0, y0, x1, y1):  # type: ignore[no-untyped-def]
             before = float(inner - x0)
             row = min(int(y0 + slope * before + 0.5), int(y0 + slope * (before + 1.0) + 0.5))
         else:
-            # The first point on the far side; division is off by one rounding error at most.
+            # The first point on the far side; the division ends on it or just before.
             step = int((inner + 0.5 - x0) / slope)
-            while step > 0 and (int(x0 + slope * (step - 1) + 0.5) > inner) == (slope > 0):
-                step -= 1
             while (int(x0 + slope * step + 0.5) > inner) != (slope > 0):
                 step += 1
             row = y0 + step - 1

@@ -60,11 +60,9 @@ def _crossing(start: Tensor, end: Tensor, inner: Tensor) -> Tensor:
     rows = torch.minimum(
         (y + slope * before + 0.5).trunc(), (y + slope * (before + 1) + 0.5).trunc()
     )
-    # Along y: the step before the first point on the far side. Division gives it up to one
-    # rounding error, so its neighbours are tried, too.
+    # Along y: the first step on the far side. The division ends on it or just before.
     slope = torch.where(along_x, 1, dx / dy)
-    guess = ((inner + 0.5 - x) / slope).round()
-    steps = guess[:, None] + torch.arange(-2, 3, dtype=torch.float64)  # (E, 5)
+    steps = ((inner + 0.5 - x) / slope).floor()[:, None] + torch.arange(3)  # (E, 3)
     columns = (x[:, None] + slope[:, None] * steps + 0.5).trunc()
     far = torch.where(slope[:, None] > 0, columns > inner[:, None], columns <= inner[:, None])
     first = steps.gather(1, far.int().argmax(dim=1, keepdim=True))[:, 0]
