@@ -37,9 +37,8 @@ def proposal_recalls(
     """
     numbered = [{**p, "image_id": ground_truth.number_of(p["image_id"])} for p in predictions]
     return {
-        f"AR{suffix}@{limit}": float(
-            evaluate_box_proposals(numbered, ground_truth.coco, area=area, limit=limit)["ar"] * 100
-        )
+        f"AR{suffix}@{limit}": 100
+        * evaluate_box_proposals(numbered, ground_truth.coco, area=area, limit=limit)["ar"].item()
         for limit in (100, 1000)
         for area, suffix in _SUFFIXES.items()
     }

@@ -68,7 +68,7 @@ def plate_size(text: str, size: float) -> tuple[int, int]:
     _, line_top, _, line_bottom = measure.textbbox((0, 0), "lp", font=font)
     pad = _padding(size)
     tall = max(bottom, line_bottom) - min(top, line_top)
-    return math.ceil(right - left + 2 * pad), math.ceil(tall + 2 * pad)
+    return math.ceil(right - left + 4 * pad), math.ceil(tall + 2 * pad)
 
 
 def _padding(size: float) -> int:
@@ -94,7 +94,7 @@ def plate_of(label: Label) -> Plate:
 def draw_label(canvas: Image.Image, label: Label) -> None:
     """Draw plate and letters onto an RGB canvas, in place."""
     plate = plate_of(label)
-    left, top = round(plate.left), round(plate.top)
+    left, top = math.floor(plate.left + 0.5), math.floor(plate.top + 0.5)
     tile = _tile(label)
     canvas.paste(tile, (left, top), tile.getchannel("A"))
 
@@ -111,7 +111,7 @@ def _tile(label: Label) -> Image.Image:
         drawing.textbbox((0, 0), "lp", font=font)[1],
         drawing.multiline_textbbox((0, 0), label.text or " ", font=font)[1],
     )
-    drawing.multiline_text((pad - left, pad - top), label.text, fill=255, font=font)
+    drawing.multiline_text((2 * pad - left, pad - top), label.text, fill=255, font=font)
     plate_level = round(255 * _PLATE_OPACITY)
     # Letters are opaque, the plate between them lets the picture through.
     opacity = letters.point([max(level, plate_level) for level in range(256)])
