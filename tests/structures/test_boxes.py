@@ -96,6 +96,7 @@ class TestBoxes:
     def test_quirk_a_single_index_keeps_the_first_dimension(self, boxes):
         assert boxes[1].tensor.tolist() == [[20, 10, 30, 40]]
         assert boxes[-1].tensor.tolist() == [[7, 7, 7, 9]]
+        assert boxes[np.int64(1)].tensor.tolist() == [[20, 10, 30, 40]]
 
     def test_indices_slices_and_masks_select_rows(self, boxes):
         assert len(boxes[0:2]) == 2

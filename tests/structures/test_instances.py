@@ -48,6 +48,7 @@ def test_names_with_an_underscore_are_ordinary_attributes(instances):
         (2, "c"),
         (-1, "e"),
         (-5, "a"),
+        (np.int64(2), "c"),
         (slice(1, 3), "bc"),
         (slice(None, None, 2), "ace"),
         (slice(5, None), ""),
@@ -70,6 +71,19 @@ def test_an_index_selects_the_same_rows_of_every_field(instances, item, kept):
 def test_an_index_out_of_range_is_an_index_error(instances, item):
     with pytest.raises(IndexError, match=f"Index {item} is out of range: there are 5"):
         instances[item]
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_a_mask_of_another_length_is_an_index_error(instances, length):
+    with pytest.raises(IndexError, match=rf"mask of shape \({length},\) does not fit 5"):
+        instances[torch.ones(length, dtype=torch.bool)]
+
+
+def test_a_mask_is_evaluated_once_for_all_fields(instances):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        instances[instances.scores > 1]
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::nonzero"] == 1
 
 
 def test_cat_joins_tensors_lists_and_what_has_cat(instances):
@@ -120,6 +134,10 @@ def test_copies_are_independent(instances):
         copied.extra = torch.zeros(5)
     assert instances.scores.tolist() == [0, 1, 2, 3, 4]
     assert not instances.has("extra")
+
+
+def test_instances_without_fields_can_be_selected_from():
+    assert Instances((3, 4))[torch.ones(5, dtype=torch.bool)].get_fields() == {}
 
 
 def test_selecting_does_not_change_the_original(instances):

@@ -242,7 +242,7 @@ class Boxes:
         Raises:
             IndexError: `item` does not index the N boxes.
         """
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return type(self)(self.tensor[item].unsqueeze(0))
         selected = self.tensor[item]
         if selected.dim() != 2:

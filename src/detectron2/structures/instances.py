@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["Instances"]
@@ -105,16 +106,29 @@ class Instances:
                 tensor of indices or of N truth values.
 
         Raises:
-            IndexError: an integer outside of the N instances.
+            IndexError: an integer outside of the N instances, or not N truth values.
         """
-        if isinstance(item, int):
-            count = len(self)
-            if not -count <= item < count:
-                raise IndexError(f"Index {item} is out of range: there are {count} instances.")
-            item = slice(item % count, item % count + 1)
+        if isinstance(item, (int, np.integer)):
+            item = self._row(int(item))
+        elif isinstance(item, torch.Tensor) and item.dtype == torch.bool:
+            item = self._rows_of_mask(item)
         return self._with_fields(
             {name: _select(value, item) for name, value in self._fields.items()}
         )
+
+    def _row(self, index: int) -> slice:
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(f"Index {index} is out of range: there are {count} instances.")
+        return slice(index % count, index % count + 1)
+
+    def _rows_of_mask(self, mask: torch.Tensor) -> torch.Tensor:
+        # Found once for all fields: on a GPU the host has to wait for the number of rows.
+        if self._fields and mask.shape != (len(self),):
+            raise IndexError(
+                f"A mask of shape {tuple(mask.shape)} does not fit {len(self)} instances."
+            )
+        return mask.nonzero()[:, 0]
 
     def _with_fields(self, fields: dict[str, Any]) -> "Instances":
         """Instances of the same image; the lengths of `fields` agree because ours do."""

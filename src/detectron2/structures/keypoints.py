@@ -68,7 +68,7 @@ class Keypoints:
 
     def __getitem__(self, item: int | slice | Tensor) -> "Keypoints":
         """Keypoints of some of the objects; a single index gives those of one object."""
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return type(self)(self.tensor[item].unsqueeze(0))
         return type(self)(self.tensor[item])
 
@@ -121,8 +121,10 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     peaks = maps.new_empty(*maps.shape[:2], 3)
     budget = ENLARGED_VALUES_CPU if maps.device.type == "cpu" else ENLARGED_VALUES_GPU
     cells_per_map = budget // max(maps.shape[1], 1)
-    for chunk, columns, rows in _chunks_of_similar_size(cells.tolist(), cells_per_map):
-        index = torch.tensor(chunk, device=maps.device)
+    chunks = list(_chunks_of_similar_size(cells.tolist(), cells_per_map))
+    order = torch.tensor([index for chunk, _, _ in chunks for index in chunk], device=maps.device)
+    indices = order.split([len(chunk) for chunk, _, _ in chunks])
+    for index, (chunk, columns, rows) in zip(indices, chunks):
         maps_at_once = max(1, budget // (len(chunk) * columns * rows))
         peaks[index] = _highest(maps[index], cells[index], columns, rows, maps_at_once)
     position, logit = peaks[..., :2], peaks[..., 2]

@@ -125,7 +125,7 @@ class PolygonMasks:
         Raises:
             IndexError: `item` does not index the N objects.
         """
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return self._of([self.polygons[item]])
         if isinstance(item, slice):
             return self._of(self.polygons[item])
@@ -195,7 +195,7 @@ class BitMasks:
         Raises:
             IndexError: `item` does not index the N objects.
         """
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return BitMasks(self.tensor[item].unsqueeze(0))
         selected = self.tensor[item]
         if selected.dim() != 3:
@@ -351,7 +351,7 @@ class ROIMasks:
         Raises:
             IndexError: `item` does not index the N objects.
         """
-        if isinstance(item, int):
+        if isinstance(item, (int, np.integer)):
             return ROIMasks(self.tensor[item].unsqueeze(0))
         selected = self.tensor[item]
         if selected.dim() != 3:
