@@ -56,6 +56,7 @@ def test_names_with_an_underscore_are_ordinary_attributes(instances):
         (torch.tensor([True, False, True, False, True]), "ace"),
         (torch.zeros(5, dtype=torch.bool), ""),
         ([4, 1], "eb"),
+        ([], ""),
         (np.array([4, 1]), "eb"),
     ],
 )

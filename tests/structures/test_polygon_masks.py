@@ -108,6 +108,8 @@ def test_areas_are_added_up_over_polygons(masks):
         (torch.tensor([True, False, True]), [2, 0]),
         (torch.tensor([1, 1]), [1, 1]),
         (torch.zeros(3, dtype=torch.bool), []),
+        ([], []),
+        (np.array([True, False, True]), [2, 0]),
     ],
 )
 def test_an_index_selects_objects(masks, item, kept):
@@ -116,7 +118,9 @@ def test_an_index_selects_objects(masks, item, kept):
     assert [len(polygons) for polygons in selected] == kept
 
 
-@pytest.mark.parametrize("item", [3, torch.tensor([3]), torch.ones(4, dtype=torch.bool)])
+@pytest.mark.parametrize(
+    "item", [3, torch.tensor([3]), torch.ones(4, dtype=torch.bool), [[0, 1]], torch.tensor(1)]
+)
 def test_an_index_out_of_range_is_an_index_error(masks, item):
     with pytest.raises(IndexError):
         masks[item]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from detectron2.structures._rows import selected_rows
+
 __all__ = ["Instances"]
 
 
@@ -194,8 +196,7 @@ def _select(value: Any, item: Any) -> Any:
     """Rows of one field; lists take the same indices that tensors take."""
     if not isinstance(value, (list, tuple)) or isinstance(item, slice):
         return value[item]
-    rows = torch.arange(len(value))[torch.as_tensor(item, device="cpu")]
-    return type(value)(value[row] for row in rows.tolist())
+    return type(value)(value[row] for row in selected_rows(item, len(value)))
 
 
 def _concatenate(name: str, values: list[Any]) -> Any:

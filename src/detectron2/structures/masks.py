@@ -21,6 +21,7 @@ from detectron2.structures._polygons import (
     polygons_to_bitmask,
     rasterize_polygons_within_box,
 )
+from detectron2.structures._rows import selected_rows
 from detectron2.structures.boxes import Boxes
 from detectron2.utils.memory import retry_if_cuda_oom
 
@@ -129,10 +130,7 @@ class PolygonMasks:
             return self._of([self.polygons[item]])
         if isinstance(item, slice):
             return self._of(self.polygons[item])
-        rows = torch.arange(len(self))[torch.as_tensor(item, device="cpu")]
-        if rows.dim() != 1:
-            raise IndexError(f"PolygonMasks cannot be indexed with {item!r}: use one dimension.")
-        return self._of([self.polygons[row] for row in rows.tolist()])
+        return self._of([self.polygons[row] for row in selected_rows(item, len(self))])
 
     def __iter__(self) -> Iterator[list[Polygon]]:
         """The polygons of one object after the other."""
