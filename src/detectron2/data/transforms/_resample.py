@@ -1,4 +1,4 @@
-"""Resizing and affine warping of numpy images with Pillow and PyTorch."""
+"""Resizing and affine warping of NumPy images."""
 
 from __future__ import annotations
 
@@ -90,51 +90,24 @@ def warp_affine(
     to_source = _invert(matrix)
     if method == Image.Resampling.NEAREST:
         return _gather_nearest(img, to_source, height, width)
-    # Pillow repeats the border where a filter reaches over it. A rim of zeros in the input makes
-    # border pixels fade to 0 over one pixel instead, as OpenCV does.
-    rim = ((1, 1), (1, 1)) + ((0, 0),) * (img.ndim - 2)
-    padded = np.pad(img, rim)
-    coefficients = _pillow_coefficients(to_source, rim=1)
-    if img.dtype == np.uint8 and (img.ndim == 2 or img.shape[2] == 3):
-        return _warp_plane(padded, coefficients, height, width, method)
     if img.dtype != np.uint8 and img.dtype.kind != "f":
         raise NotImplementedError(
             f"An image of dtype {img.dtype} cannot be interpolated; convert it to uint8 or "
             "float32, or treat it as a segmentation (apply_segmentation)."
         )
+    from detectron2.data.transforms._warp_cpu import warp_bilinear
+
+    channels = img.shape[2:]
     plane_type = np.uint8 if img.dtype == np.uint8 else np.float32
-    planes = padded.reshape(*padded.shape[:2], -1).astype(plane_type, copy=False)
-    warped = [
-        _warp_plane(planes[:, :, c], coefficients, height, width, method)
-        for c in range(planes.shape[2])
-    ]
-    stacked = np.stack(warped, axis=2).reshape(height, width, *img.shape[2:])
-    return stacked.astype(img.dtype, copy=False)
-
-
-def _warp_plane(
-    plane: np.ndarray,
-    coefficients: tuple[float, ...],
-    height: int,
-    width: int,
-    method: Image.Resampling,
-) -> np.ndarray:
-    warped = Image.fromarray(plane).transform(
-        (width, height), Image.Transform.AFFINE, coefficients, resample=method
-    )
-    return np.asarray(warped)
+    planes = img.reshape(*img.shape[:2], -1).astype(plane_type, copy=False)
+    warped = np.empty((height, width, planes.shape[2]), dtype=plane_type)
+    warp_bilinear(planes, warped, to_source, 0.5 if plane_type is np.uint8 else 0.0)
+    return warped.reshape(height, width, *channels).astype(img.dtype, copy=False)
 
 
 def _invert(matrix: np.ndarray) -> np.ndarray:
     linear = np.linalg.inv(matrix[:, :2])
     return np.hstack([linear, -(linear @ matrix[:, 2:])])
-
-
-def _pillow_coefficients(to_source: np.ndarray, rim: int) -> tuple[float, ...]:
-    """Pillow maps pixel centres at (x + 0.5, y + 0.5); `to_source` maps pixel indices."""
-    half = np.array([0.5, 0.5])
-    shift = to_source[:, 2] + half + rim - to_source[:, :2] @ half
-    return tuple(float(v) for v in np.hstack([to_source[:, :2], shift[:, None]]).ravel())
 
 
 def _gather_nearest(img: np.ndarray, to_source: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -238,6 +238,9 @@ class RotationTransform(Transform):
 
 
 def _cos_sin(angle: float) -> tuple[float, float]:
+    if angle % 90 == 0:  # exact, so that quarter turns only move pixels
+        quarters = int(angle // 90) % 4
+        return (1.0, 0.0, -1.0, 0.0)[quarters], (0.0, 1.0, 0.0, -1.0)[quarters]
     radians = np.deg2rad(angle)
     return float(np.cos(radians)), float(np.sin(radians))
 
