@@ -168,7 +168,8 @@ class DatasetMapper:
     def _image_tensor(self, image: np.ndarray) -> torch.Tensor:
         """(C, H, W) tensor of an (H, W, C) image, in memory of its own."""
         # PyTorch shares tensors between processes through shared memory; arrays would be pickled.
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])
+        return torch.from_numpy(planes)
 
     def _transform_proposals(
         self, dataset_dict: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]

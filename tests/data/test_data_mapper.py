@@ -1,0 +1,159 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.errors import SampleError, SizeMismatchError
+from detectron2.structures import BoxMode
+
+
+@pytest.fixture
+def record(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    labels = (np.mgrid[0:40, 0:60][0] // 7).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    objects = [
+        {
+            "bbox": [10.0, 8, 20, 22],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": i,
+            "iscrowd": int(i == 2),
+            "segmentation": [[10.0, 8, 30, 8, 30, 30]],
+            "keypoints": [12.0, 10, 2, 25, 20, 1],
+        }
+        for i in range(3)
+    ]
+    return {
+        "file_name": str(tmp_path / "image.png"),
+        "sem_seg_file_name": str(tmp_path / "labels.png"),
+        "height": 40,
+        "width": 60,
+        "image_id": 7,
+        "annotations": objects,
+    }
+
+
+def make(**options):
+    options = {"is_train": True, "augmentations": [], "image_format": "BGR", **options}
+    return DatasetMapper(options.pop("is_train"), **options)
+
+
+def test_a_training_sample(record):
+    sample = make(use_instance_mask=True)(record)
+    assert sample["image"].shape == (3, 40, 60) and sample["image"].dtype == torch.uint8
+    assert sample["sem_seg"].dtype == torch.int64 and sample["sem_seg"].shape == (40, 60)
+    instances = sample["instances"]
+    assert instances.image_size == (40, 60)
+    assert instances.gt_classes.tolist() == [0, 1]  # the crowd is left out
+    assert sorted(instances.get_fields()) == ["gt_boxes", "gt_classes", "gt_masks"]
+    assert "annotations" not in sample and "sem_seg_file_name" not in sample
+
+
+def test_the_record_is_left_alone(record):
+    before = copy.deepcopy(record)
+    make(augmentations=[T.RandomFlip(1.0), T.Resize((50, 50))], use_instance_mask=True)(record)
+    assert record == before
+
+
+def test_inference_needs_no_annotations(record):
+    sample = make(is_train=False)(record)
+    assert "instances" not in sample and "annotations" not in sample
+    assert "sem_seg_file_name" not in sample
+
+
+def test_box_models_decode_no_masks(record, monkeypatch):
+    from detectron2.data import _annotations
+
+    monkeypatch.setattr(_annotations, "decode_rle", lambda rle: pytest.fail("decoded"))
+    for annotation in record["annotations"]:
+        annotation["segmentation"] = {"size": [40, 60], "counts": b"x"}
+    assert "gt_masks" not in make()(record)["instances"].get_fields()
+
+
+def test_convention_the_image_is_in_memory_of_its_own(record):
+    for augmentations in ([], [T.RandomFlip(1.0)], [T.Resize((400, 400))], [T.Resize((60, 40))]):
+        image = make(augmentations=augmentations)(record)["image"]
+        assert image.is_contiguous() and image.untyped_storage().nbytes() == image.numel()
+
+
+def test_recomputed_boxes_fit_the_cut_masks(record):
+    crop = T.CropTransform(0, 0, 20, 40)
+    plain = make(augmentations=[crop], use_instance_mask=True)(record)["instances"]
+    tight = make(augmentations=[crop], use_instance_mask=True, recompute_boxes=True)(record)
+    assert plain.gt_boxes.tensor[0].tolist() == [10, 8, 20, 30]
+    assert tight["instances"].gt_boxes.tensor[0].tolist() == [10, 8, 20, 19]
+    with pytest.raises(AssertionError, match="use_instance_mask"):
+        make(recompute_boxes=True)
+
+
+def test_objects_that_are_cropped_away_are_dropped(record):
+    sample = make(augmentations=[T.CropTransform(40, 0, 20, 40)], use_instance_mask=True)(record)
+    assert len(sample["instances"]) == 0
+
+
+def test_errors_in_annotations_name_the_file(record):
+    record["annotations"][0]["segmentation"] = "?"
+    with pytest.raises(SampleError, match=r"image\.png'.*type str"):
+        make(use_instance_mask=True)(record)
+
+
+def test_a_wrong_size_names_the_file(record):
+    record["width"] = 61
+    with pytest.raises(SizeMismatchError, match=r"image\.png"):
+        make()(record)
+
+
+def test_keypoints_are_mirrored(record):
+    mapper = make(
+        augmentations=[T.RandomFlip(1.0)], use_keypoint=True, keypoint_hflip_indices=[1, 0]
+    )
+    assert mapper(record)["instances"].gt_keypoints.tensor[0].tolist() == [[35, 20, 1], [48, 10, 2]]
+
+
+@pytest.mark.parametrize("augmentations", [[], [T.Resize((30, 60))]])
+def test_grey_images(record, augmentations):
+    image = make(image_format="L", augmentations=augmentations)(record)["image"]
+    assert image.shape == ((1, 30, 60) if augmentations else (1, 40, 60))
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_mapper_from_a_config(record, crop):
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = True
+    cfg.INPUT.CROP.ENABLED = crop
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.INPUT.MIN_SIZE_TRAIN = (60,)
+    mapper = DatasetMapper(cfg, is_train=True)
+    assert mapper.recompute_boxes is crop
+    assert isinstance(mapper.augmentations.augs[0], T.RandomCrop) is crop
+    assert mapper(record)["instances"].gt_masks.tensor.dtype == torch.bool
+    assert DatasetMapper(cfg, is_train=False).recompute_boxes is False
+
+
+def test_a_subclass_adds_a_field_by_overriding_one_step(record):
+    class WithArea(DatasetMapper):
+        def _instances(self, annotations, image_shape):
+            instances = super()._instances(annotations, image_shape)
+            instances.gt_area = torch.tensor([a["area"] for a in annotations])
+            return instances
+
+    for i, annotation in enumerate(record["annotations"]):
+        annotation["area"] = i
+    mapper = WithArea(True, augmentations=[], image_format="RGB")
+    assert mapper(record)["instances"].gt_area.tolist() == [0, 1]
+
+
+def test_precomputed_proposals(record):
+    record.update(
+        proposal_boxes=np.array([[0.0, 0, 10, 10]] * 3),
+        proposal_objectness_logits=np.zeros(3),
+        proposal_bbox_mode=BoxMode.XYXY_ABS,
+    )
+    assert len(make(precomputed_proposal_topk=2)(record)["proposals"]) == 2
+    assert "proposals" not in make()(record)
