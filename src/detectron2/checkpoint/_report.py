@@ -89,7 +89,7 @@ class LoadReport:
         ]
         if not rows:
             return sentence
-        table = tabulate(rows, headers=("tensor", "in the checkpoint", "in the model", ""))
+        table = tabulate(rows, headers=("tensor", "in the checkpoint", "in the model", "result"))
         return f"{sentence}\n{table}{self._advice()}"
 
     def _misshapen(self) -> set[str]:

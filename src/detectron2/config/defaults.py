@@ -129,8 +129,7 @@ _RPN: _Options = {
     "CONV_DIMS": [-1],
     # Anchors that leave the image by more pixels are ignored; negative ignores none.
     "BOUNDARY_THRESH": -1,
-    # An anchor below the first IoU is background (0), above the second an object (1), else
-    # ignored (-1).
+    # Below the first IoU an anchor is background (0), above the second an object (1).
     "IOU_THRESHOLDS": [0.3, 0.7],
     "IOU_LABELS": [0, -1, 1],
     # Anchors per image in the loss, and the wanted share of objects among them.
@@ -203,11 +202,7 @@ _ROI_BOX_HEAD: _Options = {
 # One entry per cascade stage; needs CLS_AGNOSTIC_BBOX_REG.
 _ROI_BOX_CASCADE_HEAD: _Options = {
     "IOUS": (0.5, 0.6, 0.7),
-    "BBOX_REG_WEIGHTS": (
-        (10.0, 10.0, 5.0, 5.0),
-        (20.0, 20.0, 10.0, 10.0),
-        (30.0, 30.0, 15.0, 15.0),
-    ),
+    "BBOX_REG_WEIGHTS": tuple((2 * w, 2 * w, w, w) for w in (5.0, 10.0, 15.0)),
 }
 
 _ROI_MASK_HEAD: _Options = {
@@ -231,8 +226,7 @@ _ROI_KEYPOINT_HEAD: _Options = {
     "POOLER_SAMPLING_RATIO": 0,
     # Training images with fewer visible keypoints are dropped.
     "MIN_KEYPOINTS_PER_IMAGE": 1,
-    # Divide the loss by the visible keypoints, or by a constant, so that images with few
-    # keypoints weigh less.
+    # Divide the loss by the visible keypoints, else by a constant: then few keypoints weigh less.
     "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
     "LOSS_WEIGHT": 1.0,
 }
