@@ -69,6 +69,15 @@ class TestFrozenBatchNorm:
         x = torch.randn(1, 3, 2, 2)
         assert_close(frozen(x), 2 * x + 1, rtol=1e-4, atol=1e-4)
 
+    def test_a_part_of_a_checkpoint_leaves_other_layers_alone(self):
+        frozen = randomise(FrozenBatchNorm2d(3))
+        before = frozen.running_mean.clone()
+        frozen.load_state_dict({"elsewhere.weight": torch.ones(3)}, strict=False)
+        assert torch.equal(frozen.running_mean, before)
+
+    def test_it_shows_channels_and_eps(self):
+        assert repr(FrozenBatchNorm2d(6)) == "FrozenBatchNorm2d(num_features=6, eps=1e-05)"
+
     def test_newer_checkpoints_must_have_statistics(self):
         state = FrozenBatchNorm2d(3).state_dict()
         del state["running_mean"]

@@ -75,7 +75,9 @@ class FrozenBatchNorm2d(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        if (local_metadata.get("version") or 0) < 2:
+        is_old = (local_metadata.get("version") or 0) < 2
+        # One part of a checkpoint that comes in parts may not mention this layer at all.
+        if is_old and prefix + "weight" in state_dict:
             state_dict.setdefault(prefix + "running_mean", torch.zeros_like(self.running_mean))
             state_dict.setdefault(prefix + "running_var", torch.ones_like(self.running_var))
         super()._load_from_state_dict(
@@ -84,9 +86,6 @@ class FrozenBatchNorm2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_features={self.num_features}, eps={self.eps}"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
 
     @classmethod
     def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
@@ -177,9 +176,9 @@ class LayerNorm(nn.Module):
 class CycleBatchNormList(nn.ModuleList):
     """Several sets of batch statistics that take turns behind one weight and bias.
 
-    For a head that is run on `length` feature levels in a fixed order: call number i uses the
-    statistics ``i % length``, so levels do not mix ("Rethinking 'Batch' in BatchNorm", section
-    on RetinaNet: domain-specific statistics, shared affine).
+    For a head that runs on `length` feature levels in a fixed order: call number i uses the
+    statistics ``i % length``, so those of different levels do not mix ("Rethinking 'Batch' in
+    BatchNorm", Wu and Johnson 2021, on batches from several domains).
 
     Args:
         length: number of sets, that is of calls per pass.

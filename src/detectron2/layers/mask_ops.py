@@ -1,6 +1,6 @@
 """Masks that were predicted inside of boxes, drawn into full images."""
 
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,14 @@ from detectron2 import ops
 __all__ = ["pad_masks", "paste_mask_in_image_old", "paste_masks_in_image", "scale_boxes"]
 
 
+class BoxList(Protocol):
+    """An object of `detectron2.structures`, which this package lies below."""
+
+    tensor: Tensor
+
+
 def paste_masks_in_image(
-    masks: Tensor, boxes: Any, image_shape: tuple[int, int], threshold: float = 0.5
+    masks: Tensor, boxes: Tensor | BoxList, image_shape: tuple[int, int], threshold: float = 0.5
 ) -> Tensor:
     """Resize every mask to its box and draw it into an image of its own.
 
