@@ -1,5 +1,9 @@
 """Metrics: evaluators of detections, masks, keypoints, maps and proposals."""
 
+from detectron2.evaluation.cityscapes_evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+)
 from detectron2.evaluation.coco_evaluation import COCOEvaluator
 from detectron2.evaluation.evaluator import (
     DatasetEvaluator,
@@ -17,6 +21,8 @@ from detectron2.evaluation.testing import print_csv_format, verify_results
 __all__ = [
     "COCOEvaluator",
     "COCOPanopticEvaluator",
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemSegEvaluator",
     "DatasetEvaluator",
     "DatasetEvaluators",
     "LVISEvaluator",
