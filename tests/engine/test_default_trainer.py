@@ -86,12 +86,21 @@ def test_precise_batch_norm_uses_batches_of_the_training_data(cfg):
     assert trainer.cfg.DATALOADER.NUM_WORKERS == cfg.DATALOADER.NUM_WORKERS
 
 
+class DrawsWhenItStarts:
+    """Like a DataLoader, which draws a seed for its workers when its iterator is made."""
+
+    def __iter__(self):
+        np.random.rand()
+        torch.rand(1)
+        return colours_forever()
+
+
 class Noise(ToyTrainer):
     """Data and dropout depend on the global generators: every one of them has to continue."""
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return colours_forever()
+        return DrawsWhenItStarts()
 
 
 def losses_of(trainer):

@@ -202,17 +202,18 @@ def best_of(values, mode, tmp_path, restored=None):
 
 
 @pytest.mark.parametrize(
-    ("values", "mode", "count"),
+    ("values", "mode", "count", "value"),
     [
-        ([0.3, 0.4, 0.35, 0.5], "max", 3),
-        ([1, 0.8, 0.9, 0.9], "min", 2),
-        ([float("nan"), 0.8, 0.9, 0.9], "min", 1),
-        ([float("inf"), 0.1, float("inf"), float("nan")], "max", 1),
+        ([0.3, 0.4, 0.35, 0.5], "max", 3, 0.5),
+        ([1, 0.8, 0.9, 0.9], "min", 2, 0.8),
+        ([float("nan"), 0.8, 0.9, 0.9], "min", 1, 0.8),
+        ([float("inf"), 0.1, float("inf"), float("nan")], "max", 1, 0.1),
     ],
 )
-def test_the_best_checkpoint_is_written_at_each_improvement(values, mode, count, tmp_path):
-    saved, _ = best_of(values, mode, tmp_path)
+def test_the_best_checkpoint_is_written_at_each_improvement(values, mode, count, value, tmp_path):
+    saved, best = best_of(values, mode, tmp_path)
     assert len(saved) == count
+    assert best.best_metric == value
     assert {name for name, _ in saved} == {"best"}
 
 

@@ -48,6 +48,15 @@ def test_every_trainable_parameter_comes_once():
     assert set(map(str, found.values())) == {"{}"}
 
 
+def test_a_shared_parameter_has_the_settings_of_its_first_name():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model[1].weight = model[0].weight
+    groups = get_default_optimizer_params(
+        model, base_lr=1.0, lr_factor_func=lambda name: {"0.weight": 0.5, "1.weight": 0.1}[name]
+    )
+    assert groups == [{"params": [model[0].weight], "lr": 0.5}]
+
+
 def test_norm_layers_have_a_decay_of_their_own_for_weight_and_bias():
     model = Net()
     groups = get_default_optimizer_params(model, weight_decay=0.1, weight_decay_norm=0.0)
