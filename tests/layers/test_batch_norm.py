@@ -113,6 +113,13 @@ class TestFrozenBatchNorm:
         assert thawed[1].weight.requires_grad
         assert_close(thawed.eval()(x), expected)
 
+    def test_conversion_keeps_shared_norms_shared(self):
+        norm = nn.BatchNorm2d(3)
+        net = nn.ModuleDict({"a": norm, "b": norm, "c": nn.Sequential(norm)})
+        FrozenBatchNorm2d.convert_frozen_batchnorm(net)
+        assert isinstance(net["a"], FrozenBatchNorm2d)
+        assert net["a"] is net["b"] is net["c"][0]
+
     def test_conversion_of_a_norm_itself_returns_another_module_with_its_dtype(self):
         norm = randomise(nn.BatchNorm2d(4, affine=False)).double().eval()
         frozen = FrozenBatchNorm2d.convert_frozen_batchnorm(norm)

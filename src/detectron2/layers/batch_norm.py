@@ -139,17 +139,23 @@ def _copy_norm(source: nn.Module, target: nn.Module) -> None:
 
 
 def _replace_modules(
-    module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]
+    module: nn.Module,
+    replacement: Callable[[nn.Module], nn.Module | None],
+    done: dict[nn.Module, nn.Module] | None = None,
 ) -> nn.Module:
-    """Replace `module` or, recursively, those of its children that have a replacement."""
-    new = replacement(module)
-    if new is not None:
-        return new
-    for name, child in module.named_children():
-        new_child = _replace_modules(child, replacement)
-        if new_child is not child:
-            setattr(module, name, new_child)
-    return module
+    """Replace `module` or, recursively, those of its children that have a replacement.
+
+    A module that is found in several places (`done` remembers) stays one in all of them.
+    """
+    done = {} if done is None else done
+    if module not in done:
+        new = replacement(module)
+        done[module] = module if new is None else new
+        if new is None:
+            for name, child in list(module._modules.items()):
+                if child is not None:
+                    module._modules[name] = _replace_modules(child, replacement, done)
+    return done[module]
 
 
 class LayerNorm(nn.Module):
