@@ -20,7 +20,9 @@ from toy_project import (
 )
 
 from detectron2.config import LazyConfig
+from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
+from detectron2.evaluation.default_evaluators import EVALUATORS
 from detectron2.utils.env import seed_all_rng
 
 
@@ -247,6 +249,25 @@ def test_evaluators_may_be_given(cfg):
 
     for given in (Fixed(), [Fixed()]):
         assert ToyTrainer.test(cfg, ToyDetector().eval(), given) == {"fixed": {"x": 1.0}}
+
+
+def test_the_metadata_of_a_dataset_chooses_its_evaluator(cfg, monkeypatch):
+    made = []
+
+    def make(name, output_dir, cfg):
+        made.append((name, output_dir, cfg.SEED))
+        return CountImages()
+
+    monkeypatch.setitem(EVALUATORS, "toy_type", (make,))
+    (name,) = cfg.DATASETS.TEST
+    MetadataCatalog.get(name).evaluator_type = "toy_type"
+    assert DefaultTrainer.test(cfg, ToyDetector().eval())["toy"]["images"] == 4
+    assert made == [(name, os.path.join(cfg.OUTPUT_DIR, "inference"), cfg.SEED)]
+
+
+def test_a_dataset_of_no_known_type_is_left_out_with_a_warning(cfg, caplog):
+    assert DefaultTrainer.test(cfg, ToyDetector().eval()) == {}
+    assert "evaluator_type None" in caplog.text
 
 
 def test_a_dataset_without_an_evaluator_is_left_out_with_a_warning(cfg, caplog):

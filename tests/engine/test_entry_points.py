@@ -18,7 +18,9 @@ from toy_project import (
     toy_config,
 )
 
+from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, entry_points, plain_loop
+from detectron2.evaluation.default_evaluators import EVALUATORS
 from detectron2.utils import env
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -118,6 +120,21 @@ def test_main_trains_lazy_configs(lazy_file, tmp_path):
     assert lines[-1]["toy/images"] == 3.0
     args = parse("--config-file", lazy_file, "--eval-only", "--resume")
     assert entry_points.main(args)["toy"]["images"] == 3
+
+
+def test_main_evaluates_with_test_time_augmentation(yaml_file, monkeypatch):
+    augmented = []
+    monkeypatch.setattr(
+        "detectron2.modeling.GeneralizedRCNNWithTTA",
+        lambda cfg, model: augmented.append(model) or model,
+    )
+    monkeypatch.setitem(EVALUATORS, "toy_type", (lambda name, folder, cfg: CountImages(),))
+    args = parse("--config-file", yaml_file, "--eval-only", "TEST.AUG.ENABLED", "True")
+    (name,) = entry_points.setup(args).DATASETS.TEST
+    MetadataCatalog.get(name).evaluator_type = "toy_type"
+    results = entry_points.main(args)
+    assert sorted(results) == ["toy", "toy_TTA"]
+    assert len(augmented) == 1
 
 
 def test_evaluation_fails_when_results_are_not_as_expected(yaml_file):

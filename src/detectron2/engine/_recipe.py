@@ -66,7 +66,8 @@ class YacsRecipe:
     def evaluator(self, dataset_name: str) -> Any:
         from detectron2.evaluation.default_evaluators import build_evaluator
 
-        return build_evaluator(dataset_name, output_dir=os.path.join(self.output_dir, "inference"))
+        folder = os.path.join(self.output_dir, "inference")
+        return build_evaluator(dataset_name, output_dir=folder, cfg=self.cfg)
 
     def without_loader_workers(self) -> CfgNode:
         cfg = self.cfg.clone()

@@ -111,7 +111,7 @@ def test_with_TTA(
     from detectron2.modeling import GeneralizedRCNNWithTTA
 
     folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
-    evaluators = [build_evaluator(name, output_dir=folder) for name in cfg.DATASETS.TEST]
+    evaluators = [build_evaluator(name, folder, cfg) for name in cfg.DATASETS.TEST]
     augmented = GeneralizedRCNNWithTTA(cfg, model)
     results = (trainer_class or DefaultTrainer).test(cfg, augmented, evaluators)
     return {f"{task}_TTA": metrics for task, metrics in results.items()}

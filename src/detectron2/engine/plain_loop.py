@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 from collections import OrderedDict
 from typing import Any
 
@@ -34,7 +35,8 @@ def get_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = N
     """Evaluator of a test dataset, by the evaluator_type of its metadata."""
     from detectron2.evaluation.default_evaluators import build_evaluator
 
-    return build_evaluator(dataset_name, output_dir=output_folder or f"{cfg.OUTPUT_DIR}/inference")
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    return build_evaluator(dataset_name, output_dir=folder, cfg=cfg)
 
 
 def do_test(cfg: CfgNode, model: nn.Module) -> Any:
