@@ -87,8 +87,9 @@ def test_cross_entropy_of_something_is_that_of_pytorch():
         )
 
 
-def test_the_loss_wrapper_keeps_the_name():
+def test_the_loss_wrapper_keeps_the_name_but_not_the_module():
     assert empty_input_loss_func_wrapper(F.binary_cross_entropy).__name__ == "binary_cross_entropy"
+    assert cross_entropy.__module__ == "detectron2.layers.wrappers"
 
 
 def test_nonzero_tuple_indexes_its_input():

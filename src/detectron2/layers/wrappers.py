@@ -70,7 +70,8 @@ def empty_input_loss_func_wrapper(loss_func: Callable[..., Tensor]) -> Callable[
     computed from the (empty) input instead of being a constant.
     """
 
-    @functools.wraps(loss_func)
+    # Not __module__: the result belongs to whoever wraps, and is public there.
+    @functools.wraps(loss_func, assigned=("__name__", "__qualname__", "__doc__"))
     def loss_of_maybe_nothing(
         input: Tensor, target: Tensor, *, reduction: str = "mean", **kwargs: Any
     ) -> Tensor:
