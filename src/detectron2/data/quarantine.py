@@ -35,15 +35,18 @@ class Quarantine:
     def __init__(self, size: int, budget: int | None = None) -> None:
         """
         Args:
-            size: number of samples of the dataset, 0 if unknown (iterable datasets).
+            size: number of samples of the dataset, 0 if unknown (iterable datasets, whose samples
+                count anew at every pass).
             budget: largest number of unreadable samples; None means 1 % of `size` and at least
                 10, 0 lets no error pass.
         """
         self.budget = max(DEFAULT_MINIMUM, int(size * DEFAULT_SHARE)) if budget is None else budget
         if self.budget < 0:
             raise ValueError(f"The budget of unreadable samples is {budget}; it must be >= 0.")
-        # Flags, not a counter: workers that set the same flag at once do no harm.
-        self._flags = torch.zeros(max(size, self.budget + 1), dtype=torch.bool).share_memory_()
+        self._size = size
+        # Flags, not a counter: workers that set the same flag at once do no harm. One per sample,
+        # or, where there is no telling samples apart, one per entry.
+        self._flags = torch.zeros(size or self.budget + 1, dtype=torch.bool).share_memory_()
 
     @property
     def count(self) -> int:
@@ -52,7 +55,7 @@ class Quarantine:
 
     def holds(self, index: int) -> bool:
         """Whether a sample was found unreadable before."""
-        return bool(self._flags[index % len(self._flags)])
+        return self._size > 0 and bool(self._flags[index])
 
     @contextmanager
     def watch(self, index: int, record: Any) -> Iterator[None]:
@@ -71,7 +74,7 @@ class Quarantine:
             self._take(index, record, e)
 
     def _take(self, index: int, record: Any, error: Exception) -> None:
-        self._flags[index % len(self._flags)] = True
+        self._flags[index if self._size else min(self.count, self.budget)] = True
         name = record.get("file_name") if isinstance(record, dict) else None
         what = f"Sample {index}" + (f" ({name!r})" if name else "")
         if self.count > self.budget:

@@ -173,7 +173,7 @@ def _drop_hidden(shapes: list[_Shape], size: tuple[int, int]) -> list[_Placed]:
 
 def _random_shape(rng: np.random.Generator, size: tuple[int, int]) -> _Shape:
     height, width = size
-    radius = float(rng.uniform(0.09, 0.22)) * min(size)
+    radius = float(rng.uniform(0.12, 0.26)) * min(size)
     center = np.array(
         [
             rng.uniform(0.6 * radius, width - 0.6 * radius),
@@ -181,7 +181,8 @@ def _random_shape(rng: np.random.Generator, size: tuple[int, int]) -> _Shape:
         ]
     )
     category = str(rng.choice(CATEGORIES))
-    angle = float(rng.uniform(0, 2 * math.pi))
+    # Upright within 25 degrees, as most things in photographs are.
+    angle = -math.pi / 2 + float(rng.uniform(-1, 1)) * math.radians(25)
     # Rounded here, so that the polygon that is written is the one that is drawn.
     outline = np.round(center + _unit_outline(category, angle) * radius, 2)
     hole = center + _unit_outline("disc", 0.0) * radius * 0.5 if category == "ring" else None

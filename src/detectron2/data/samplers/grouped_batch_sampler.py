@@ -50,6 +50,7 @@ class GroupedBatchSampler(BatchSampler):
                 yield batch
 
     def __len__(self) -> int:
-        raise NotImplementedError(
+        # TypeError, so that list() and others that only ask for a hint go on without.
+        raise TypeError(
             "The number of batches of a GroupedBatchSampler depends on the order of the indices."
         )
