@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,8 @@ _LETTERS: dict[str, RGB] = {
     "k": (0.0, 0.0, 0.0),
     "w": (1.0, 1.0, 1.0),
 }
+_LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green and blue, ITU-R BT.709
+_READABLE = 0.4  # luminance of the darkest letters
 _TABLEAU = {
     "blue": "#1f77b4",
     "orange": "#ff7f0e",
@@ -100,9 +101,15 @@ def scale_lightness(color: Color, factor: float) -> RGB:
 
 
 def text_color(color: Color) -> RGB:
-    """`color` made readable on black: no channel below 0.2, the strongest at least 0.8."""
-    channels: Sequence[float] = to_rgb(color)
-    lifted = [max(channel, 0.2) for channel in channels]
+    """`color` made readable on black.
+
+    No channel is below 0.2 and the strongest at least 0.8; what is still dark, such as blue, is
+    mixed with white.
+    """
+    lifted = [max(channel, 0.2) for channel in to_rgb(color)]
     strongest = lifted.index(max(lifted))
     lifted[strongest] = max(lifted[strongest], 0.8)
-    return lifted[0], lifted[1], lifted[2]
+    luminance = sum(weight * channel for weight, channel in zip(_LUMINANCE, lifted))
+    white = max(_READABLE - luminance, 0.0) / (1 - luminance) if luminance < 1 else 0.0
+    red, green, blue = (channel + white * (1 - channel) for channel in lifted)
+    return red, green, blue

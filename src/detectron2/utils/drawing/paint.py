@@ -6,6 +6,7 @@ A `Patch` is a coverage with the canvas pixel of its top-left corner.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ _JOINT_LIMIT = 64  # points; a denser line bends too little for its joints to sh
 
 @dataclass(frozen=True)
 class Patch:
-    """coverage: (h, w) uint8, 0 untouched to 255 covered. left, top: canvas pixel of [0, 0]."""
+    """coverage: (h, w) uint8, 0 untouched to 255 covered, or bool. left, top: pixel of [0, 0]."""
 
     coverage: np.ndarray
     left: int
@@ -60,10 +61,18 @@ def blend(
     visible = patch.coverage[
         top - patch.top : bottom - patch.top, left - patch.left : right - patch.left
     ]
-    opacity = Image.fromarray(np.ascontiguousarray(visible))
-    if alpha < 1:
-        opacity = opacity.point([round(alpha * level) for level in range(256)])
-    canvas.paste(color, (left, top, right, bottom), opacity)
+    if visible.dtype == np.bool_:
+        opacity = visible * np.uint8(round(255 * alpha))
+    else:
+        opacity = visible if alpha == 1 else _scaled_levels(alpha)[visible]
+    opacity = np.ascontiguousarray(opacity)
+    canvas.paste(color, (left, top, right, bottom), Image.fromarray(opacity))
+
+
+@functools.lru_cache(maxsize=64)
+def _scaled_levels(alpha: float) -> np.ndarray:
+    """(256,) uint8 table that multiplies an 8-bit coverage by `alpha`."""
+    return np.rint(alpha * np.arange(256)).astype(np.uint8)
 
 
 # ------------------------------------------------------------------------------ masks

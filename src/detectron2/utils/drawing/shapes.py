@@ -245,8 +245,7 @@ class ShapeDrawing:
         self, mask: np.ndarray, color: Color, edge_color: Color | None, alpha: float
     ) -> None:
         inside, origin = paint.resample_mask(mask, self.output.canvas_size)
-        fill = paint.Patch(inside.astype(np.uint8) * np.uint8(255), *origin)
-        self.output.paint(fill, to_rgb8(color), alpha)
+        self.output.paint(paint.Patch(inside, *origin), to_rgb8(color), alpha)
         if edge_color is not None:
             outline = paint.mask_outline(inside, origin, self._edge_width())
             self.output.paint(outline, to_rgb8(edge_color))

@@ -75,6 +75,7 @@ def _padding(size: float) -> int:
     return max(round(size * 0.1), 1)
 
 
+@functools.lru_cache(maxsize=4096)
 def plate_of(label: Label) -> Plate:
     """Where the label ends up, rotation included."""
     width, height = plate_size(label.text, label.size)
