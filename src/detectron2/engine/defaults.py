@@ -14,7 +14,6 @@ import torch
 from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import DictConfig
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -27,10 +26,12 @@ from detectron2.engine._scale_workers import scale_to_workers
 from detectron2.engine._setup import (
     _highlight,
     _try_get_key,
+    create_ddp_model,
     default_argument_parser,
     default_setup,
     default_writers,
 )
+from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
@@ -51,25 +52,6 @@ __all__ = [
 ConfigSource = str | os.PathLike[str] | CfgNode | DictConfig
 
 logger = logging.getLogger(__name__)
-
-
-def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> Any:
-    """The model wrapped for several processes; the model itself when there is only one.
-
-    Args:
-        fp16_compression: send gradients as float16, which halves the traffic.
-        **kwargs: for `torch.nn.parallel.DistributedDataParallel`.
-    """
-    if comm.get_world_size() == 1:
-        return model
-    if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
-        kwargs["device_ids"] = [comm.get_local_rank()]
-    ddp = DistributedDataParallel(model, **kwargs)
-    if fp16_compression:
-        from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
-
-        ddp.register_comm_hook(state=None, hook=fp16_compress_hook)
-    return ddp
 
 
 class DefaultPredictor:
@@ -140,16 +122,6 @@ class DefaultPredictor:
         return {"image": tensor, "height": height, "width": width}
 
 
-class _PassOnAfterBackward(HookBase):
-    """Lets the hooks of the outer trainer see the gradients that the inner one computes."""
-
-    def __init__(self, outer: TrainerBase) -> None:
-        self._outer = weakref.proxy(outer)
-
-    def after_backward(self) -> None:
-        self._outer.after_backward()
-
-
 class DefaultTrainer(TrainerBase):
     """Model, data, optimizer, schedule, hooks, checkpoints and evaluation from one config.
 
@@ -180,7 +152,7 @@ class DefaultTrainer(TrainerBase):
         data_loader = self.build_train_loader(self.cfg)
         model = create_ddp_model(model, **recipe.ddp_options)
         self._trainer = self._build_loop(model, data_loader, optimizer)
-        self._trainer.register_hooks([_PassOnAfterBackward(self)])
+        self._trainer.register_hooks([PassOnAfterBackward(self)])
         self.scheduler = self.build_lr_scheduler(self.cfg, optimizer)
         self.checkpointer = DetectionCheckpointer(
             # A strong reference would close a circle, and the GPU memory would stay in use.

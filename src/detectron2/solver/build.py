@@ -170,7 +170,7 @@ def _trainable_parameters(
 
 def _expand_param_groups(params: Sequence[ParamGroup]) -> list[ParamGroup]:
     """One group per parameter; where a parameter comes twice, the later settings win."""
-    settings: defaultdict[nn.Parameter, ParamGroup] = defaultdict(dict)
+    settings: defaultdict[torch.Tensor, ParamGroup] = defaultdict(dict)
     for group in params:
         members = group["params"]
         chosen = {name: value for name, value in group.items() if name != "params"}

@@ -13,6 +13,7 @@ from fvcore.common.param_scheduler import (
     LinearParamScheduler,
     ParamScheduler,
 )
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -100,7 +101,7 @@ class LRMultiplier(LRScheduler):
         """The first learning rates and the position."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rate of every group at the current iteration."""
         factor = self._multiplier(self.last_epoch / self.max_iter)
         return [base_lr * factor for base_lr in self.base_lrs]
@@ -138,7 +139,7 @@ class WarmupMultiStepLR(LRScheduler):
         self.warmup_method = warmup_method
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rate of every group at the current iteration."""
         decay = self.gamma ** bisect_right(self.milestones, self.last_epoch)
         warmup = _get_warmup_factor_at_iter(
@@ -172,7 +173,7 @@ class WarmupCosineLR(LRScheduler):
         self.warmup_method = warmup_method
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Learning rate of every group at the current iteration."""
         # SGDR paper (arXiv:1608.03983), eq. (5) with one period and a minimum of zero.
         decay = 0.5 * (1.0 + math.cos(math.pi * self.last_epoch / self.max_iters))

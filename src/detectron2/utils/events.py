@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
+from detectron2.utils._histogram import raw_histogram
 from detectron2.utils._json_history import drop_superseded_lines
 from detectron2.utils.file_io import PathManager
 
@@ -121,22 +122,8 @@ class EventStorage:
             hist_tensor: any shape.
             bins: number of equal bins between its minimum and its maximum.
         """
-        values = hist_tensor.detach().flatten().float()
-        low, high = values.min().item(), values.max().item()
-        counts = torch.histc(values, bins=bins, min=low, max=high)
-        edges = torch.linspace(low, high, steps=bins + 1)
         self._histograms.append(
-            {
-                "tag": hist_name,
-                "min": low,
-                "max": high,
-                "num": len(values),
-                "sum": values.sum().item(),
-                "sum_squares": values.square().sum().item(),
-                "bucket_limits": edges[1:].tolist(),
-                "bucket_counts": counts.tolist(),
-                "global_step": self._iter,
-            }
+            {"tag": hist_name, "global_step": self._iter, **raw_histogram(hist_tensor, bins)}
         )
 
     def history(self, name: str) -> HistoryBuffer:
@@ -362,13 +349,15 @@ class CommonMetricPrinter(EventWriter):
             # Everything about the last iteration was logged when it ended.
             return
         eta = self._get_eta(storage)
+        rate = storage.histories().get("lr")
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         fields = [
             f"eta: {eta}" if eta else None,
             f"iter: {storage.iter}",
             *self._metrics(storage),
             *self._times(storage),
-            f" lr: {self._learning_rate(storage)}",
-            _peak_memory(),
+            f" lr: {rate.latest():.5g}" if rate is not None else " lr: N/A",
+            f"max_mem: {peak / 2**20:.0f}M" if peak else None,
         ]
         self.logger.info(" " + "  ".join(field for field in fields if field))
 
@@ -393,10 +382,6 @@ class CommonMetricPrinter(EventWriter):
             result.append(f"data_time: {mean:.4f}  last_data_time: {history.latest():.4f}")
         return result
 
-    def _learning_rate(self, storage: EventStorage) -> str:
-        history = storage.histories().get("lr")
-        return "N/A" if history is None else f"{history.latest():.5g}"
-
     def _get_eta(self, storage: EventStorage) -> str:
         """Time left as ``H:MM:SS``, empty when unknown; also put as scalar ``eta_seconds``."""
         if self._max_iter is None:
@@ -417,9 +402,3 @@ class CommonMetricPrinter(EventWriter):
             return ""
         seconds = (now - last[1]) / (iteration - last[0]) * remaining
         return str(datetime.timedelta(seconds=int(seconds)))
-
-
-def _peak_memory() -> str | None:
-    if not torch.cuda.is_available():
-        return None
-    return f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
