@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.roi_heads.fast_rcnn import (
@@ -334,3 +335,22 @@ def test_losses_need_no_event_storage():
 def test_the_removed_class_can_be_imported_and_says_what_to_use():
     with pytest.raises(RuntimeError, match="FastRCNNOutputLayers"):
         FastRCNNOutputs(Box2BoxTransform((1.0,) * 4), None, None, [])
+
+
+def test_federated_weights_come_from_the_training_datasets(monkeypatch):
+    asked = {}
+
+    def weights(dataset_names, freq_weight_power):
+        asked.update(names=dataset_names, power=freq_weight_power)
+        return torch.arange(1.0, K + 1)
+
+    monkeypatch.setattr("detectron2.data.detection_utils.get_fed_loss_cls_weights", weights)
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("rare_things",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = K
+    assert not hasattr(FastRCNNOutputLayers(cfg, ShapeSpec(channels=8)), "fed_loss_cls_weights")
+    assert asked == {}
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
+    layers = FastRCNNOutputLayers(cfg, ShapeSpec(channels=8))
+    assert asked == {"names": ("rare_things",), "power": 0.5}
+    assert layers.state_dict()["fed_loss_cls_weights"].tolist() == [1, 2, 3, 4]

@@ -185,6 +185,7 @@ def _paint_instances(
 ) -> tuple[Tensor, list[SegmentInfo]]:
     masks = instances.pred_masks.to(torch.bool)
     panoptic = torch.zeros(shape, dtype=torch.int32, device=masks.device)
+    free = torch.ones(shape, dtype=torch.bool, device=masks.device)
     scores, order = instances.scores.sort(descending=True)
     score_list, order_list = scores.tolist(), order.tolist()
     categories = instances.pred_classes.tolist()
@@ -192,12 +193,13 @@ def _paint_instances(
     for score, index in zip(score_list, order_list):
         if score < score_threshold:
             break
-        free = masks[index] & (panoptic == 0)
-        counts = torch.stack([torch.count_nonzero(masks[index]), torch.count_nonzero(free)])
-        area, visible = counts.tolist()
-        if area == 0 or (area - visible) / area > overlap_threshold:
+        visible = masks[index] & free
+        counts = torch.stack([torch.count_nonzero(masks[index]), torch.count_nonzero(visible)])
+        area, visible_area = counts.tolist()
+        if area == 0 or (area - visible_area) / area > overlap_threshold:
             continue
-        panoptic.masked_fill_(free, len(segments) + 1)
+        panoptic.masked_fill_(visible, len(segments) + 1)
+        free ^= visible
         segments.append(
             {
                 "id": len(segments) + 1,

@@ -19,6 +19,7 @@ from detectron2.modeling.box_regression import (
     _dense_box_regression_loss,
 )
 from detectron2.modeling.roi_heads._candidates import deal_out, find_candidates
+from detectron2.modeling.roi_heads._federated import checked_class_weights, dataset_class_weights
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 from detectron2.utils.events import get_event_storage, has_event_storage
 
@@ -181,7 +182,7 @@ class FastRCNNOutputLayers(nn.Module):
         self.fed_loss_num_classes = fed_loss_num_classes
         if use_fed_loss:
             self.register_buffer(
-                "fed_loss_cls_weights", _fed_loss_weights(get_fed_loss_cls_weights, num_classes)
+                "fed_loss_cls_weights", checked_class_weights(get_fed_loss_cls_weights, num_classes)
             )
 
     @classmethod
@@ -190,7 +191,7 @@ class FastRCNNOutputLayers(nn.Module):
             "input_shape": input_shape,
             "box2box_transform": Box2BoxTransform(**read_arguments(cfg, BOX_TRANSFORM)),
             "loss_weight": {"loss_box_reg": lookup(cfg, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT")},
-            "get_fed_loss_cls_weights": lambda: _dataset_class_weights(cfg),
+            "get_fed_loss_cls_weights": lambda: dataset_class_weights(cfg),
             **read_arguments(cfg, FAST_RCNN_OUTPUT_LAYERS),
         }
 
@@ -381,24 +382,3 @@ def _flat_size(shape: ShapeSpec) -> int:
 def _target_boxes(proposals: Instances) -> Tensor:
     field = "gt_boxes" if proposals.has("gt_boxes") else "proposal_boxes"
     return proposals.get(field).tensor
-
-
-def _fed_loss_weights(get_weights: Callable[[], Tensor] | None, num_classes: int) -> Tensor:
-    if get_weights is None:
-        raise ValueError("use_fed_loss=True needs get_fed_loss_cls_weights, a function.")
-    weights = get_weights()
-    if len(weights) != num_classes:
-        raise ValueError(
-            f"The federated loss got {len(weights)} class weights for {num_classes} classes; "
-            "the training datasets and MODEL.ROI_HEADS.NUM_CLASSES disagree."
-        )
-    return weights
-
-
-def _dataset_class_weights(cfg: Any) -> Tensor:
-    from detectron2.data.detection_utils import get_fed_loss_cls_weights
-
-    return get_fed_loss_cls_weights(
-        dataset_names=cfg.DATASETS.TRAIN,
-        freq_weight_power=lookup(cfg, "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER"),
-    )
