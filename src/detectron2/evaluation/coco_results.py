@@ -24,6 +24,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         boxes: (N, 4) XYWH or (N, 5) XYWHA float64 in pixels.
         mask_sizes: (N, 2) int64 (height, width); None without masks.
         mask_counts: N compressed run lengths; None without masks.
+        mask_areas: (N,) float64 pixels of the masks; None without masks.
         keypoints: (N, 3K) float64 of x, y, score; None without keypoints.
     """
 
@@ -32,6 +33,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         "category_ids",
         "image_ids",
         "keypoints",
+        "mask_areas",
         "mask_counts",
         "mask_sizes",
         "scores",
@@ -45,6 +47,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         boxes: np.ndarray,
         mask_sizes: np.ndarray | None = None,
         mask_counts: list[bytes] | None = None,
+        mask_areas: np.ndarray | None = None,
         keypoints: np.ndarray | None = None,
     ) -> None:
         self.image_ids = image_ids
@@ -53,6 +56,7 @@ class CocoResults(Sequence[dict[str, Any]]):
         self.boxes = boxes
         self.mask_sizes = mask_sizes
         self.mask_counts = mask_counts
+        self.mask_areas = mask_areas
         self.keypoints = keypoints
 
     @classmethod
@@ -69,10 +73,11 @@ class CocoResults(Sequence[dict[str, Any]]):
         count = len(scores)
         whole = isinstance(image_id, (int, np.integer))
         ids = np.full(count, image_id, dtype=np.int64 if whole else object)
-        sizes = counts = None
+        sizes = counts = areas = None
         if masks is not None:
             sizes = np.array([mask["size"] for mask in masks], dtype=np.int64).reshape(-1, 2)
             counts = [_as_bytes(mask["counts"]) for mask in masks]
+            areas = _areas(masks)
         return cls(
             ids,
             np.asarray(category_ids, dtype=np.int64),
@@ -80,6 +85,7 @@ class CocoResults(Sequence[dict[str, Any]]):
             np.asarray(boxes, dtype=np.float64),
             sizes,
             counts,
+            areas,
             None if keypoints is None else np.asarray(keypoints, dtype=np.float64),
         )
 
@@ -101,6 +107,7 @@ class CocoResults(Sequence[dict[str, Any]]):
             np.concatenate([part.boxes for part in parts]),
             np.concatenate([part.mask_sizes for part in parts]) if masked else None,
             [counts for part in parts for counts in part.mask_counts or ()] if masked else None,
+            np.concatenate([part.mask_areas for part in parts]) if masked else None,
             np.concatenate([part.keypoints for part in parts]) if posed else None,
         )
 
@@ -146,10 +153,19 @@ class CocoResults(Sequence[dict[str, Any]]):
     def masks(self) -> list[dict[str, Any]]:
         """RLE dictionaries of all masks."""
         assert self.mask_sizes is not None and self.mask_counts is not None
-        return [
-            {"size": size, "counts": counts}
-            for size, counts in zip(self.mask_sizes.tolist(), self.mask_counts)
-        ]
+        # Masks of one size share its list: half of the objects, half of the time.
+        shared: dict[tuple[int, int], list[int]] = {}
+        sizes = [shared.setdefault(size, list(size)) for size in zip(*self.mask_sizes.T.tolist())]
+        return [{"size": size, "counts": counts} for size, counts in zip(sizes, self.mask_counts)]
+
+
+def _areas(masks: Sequence[dict[str, Any]]) -> np.ndarray:
+    """(N,) float64 pixels of N RLE dictionaries."""
+    from hotcoco import mask as rle_codec
+
+    if not len(masks):
+        return np.zeros(0)
+    return np.asarray(rle_codec.area(list(masks)), dtype=np.float64)
 
 
 def _as_bytes(counts: str | bytes) -> bytes:
