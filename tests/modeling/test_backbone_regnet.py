@@ -5,8 +5,8 @@ from torch.testing import assert_close
 
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling.backbone import RegNet
+from detectron2.modeling.backbone._regnet_blocks import SE
 from detectron2.modeling.backbone.regnet import (
-    SE,
     AnyNet,
     ResBasicBlock,
     ResBottleneckBlock,

@@ -16,7 +16,7 @@ from detectron2.config.mapping import (
 )
 from detectron2.modeling import anchor_generator, box_regression, matcher, poolers
 from detectron2.modeling import test_time_augmentation as tta
-from detectron2.modeling.backbone import fpn, resnet
+from detectron2.modeling.backbone import _resnet_plan, fpn, resnet
 from detectron2.modeling.meta_arch import panoptic_fpn, rcnn, retinanet, semantic_seg
 from detectron2.modeling.proposal_generator import rpn
 from detectron2.modeling.roi_heads import box_head, fast_rcnn, keypoint_head, mask_head
@@ -24,7 +24,7 @@ from detectron2.modeling.roi_heads import roi_heads as heads
 
 # table -> the callables that take its arguments between them
 TAKERS = {
-    "backbone.RESNET": [resnet._resnet, resnet._stage_arguments],
+    "backbone.RESNET": [resnet._resnet, _resnet_plan.plan_stages],
     "backbone.FPN": [fpn.FPN],
     "proposal_generator.ANCHOR_GENERATOR": [anchor_generator.DefaultAnchorGenerator],
     "proposal_generator.ROTATED_ANCHOR_GENERATOR": [anchor_generator.RotatedAnchorGenerator],

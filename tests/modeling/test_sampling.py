@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.testing import assert_close
 
-from detectron2.modeling.sampling import subsample_labels
+from detectron2.modeling.sampling import keep_sampled_labels, subsample_labels
 
 LABELS = torch.tensor([1, 1, 1, 1, 9, 9, 9, 9, 9, 9, -1, -1])
 
@@ -34,3 +35,30 @@ def test_every_element_can_be_chosen():
 def test_nothing_to_choose_from():
     positive, negative = subsample_labels(torch.full((3,), -1), 4, 0.5, bg_label=0)
     assert len(positive) == len(negative) == 0
+
+
+@pytest.mark.parametrize(
+    "num_samples, fraction", [(8, 0.25), (8, 0.5), (100, 0.5), (10, 0.25), (4, 1.0), (0, 0.5)]
+)
+def test_batched_sampling_takes_the_same_numbers(num_samples, fraction):
+    torch.manual_seed(0)
+    labels = torch.stack([LABELS[torch.randperm(len(LABELS))] for _ in range(5)])
+    labels[3] = 9  # only negatives
+    labels[4] = -1
+    before = labels.clone()
+    sampled = keep_sampled_labels(labels, num_samples, fraction, bg_label=9)
+    assert (labels == before).all()
+    assert ((sampled == -1) | (sampled == labels)).all()
+    for row, kept in zip(labels, sampled):
+        positive, negative = subsample_labels(row, num_samples, fraction, bg_label=9)
+        assert (kept == 1).sum() == len(positive)
+        assert (kept == 9).sum() == len(negative)
+
+
+def test_batched_sampling_can_choose_every_element():
+    torch.manual_seed(0)
+    labels = LABELS.expand(200, -1)
+    chosen = (keep_sampled_labels(labels, 2, 0.5, bg_label=9) != -1).float().mean(dim=0)
+    assert_close(chosen[:4], torch.full((4,), 1 / 4), atol=0.1, rtol=0)
+    assert_close(chosen[4:10], torch.full((6,), 1 / 6), atol=0.1, rtol=0)
+    assert (chosen[10:] == 0).all()

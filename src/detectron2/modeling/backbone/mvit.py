@@ -209,7 +209,7 @@ class MultiScaleBlock(nn.Module):
 
 
 class MViT(Backbone):
-    """ "MViTv2: Improved Multiscale Vision Transformers for Classification and Detection".
+    """MViTv2: "Improved Multiscale Vision Transformers for Classification and Detection".
 
     Four stages; each new one halves the resolution in its first block and doubles channels and
     heads. Outputs are called "scale2", "scale3", ...

@@ -20,6 +20,7 @@ from detectron2.layers import (
     ShapeSpec,
     get_norm,
 )
+from detectron2.modeling.backbone._resnet_plan import BASIC_DEPTHS, blocks_per_stage, plan_stages
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 
@@ -37,15 +38,6 @@ __all__ = [
 Norm = str | Callable[[int], nn.Module]
 
 ResNetBlockBase = CNNBlockBase  # the older name, still subclassed
-
-_BLOCKS_PER_STAGE = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-}
-_BASIC_DEPTHS = (18, 34)  # two 3x3 convolutions per block; deeper ones have bottlenecks
 
 
 class BasicBlock(CNNBlockBase):
@@ -374,12 +366,11 @@ class ResNet(Backbone):
         Raises:
             ValueError: no such depth.
         """
-        blocks_per_stage = _blocks_per_stage(depth)
-        is_basic = depth in _BASIC_DEPTHS
+        is_basic = depth in BASIC_DEPTHS
         block_class = block_class or (BasicBlock if is_basic else BottleneckBlock)
         stages = []
         in_channels, out_channels = 64, 64 if is_basic else 256
-        for num_blocks, first_stride in zip(blocks_per_stage, (1, 2, 2, 2), strict=True):
+        for num_blocks, first_stride in zip(blocks_per_stage(depth), (1, 2, 2, 2), strict=True):
             bottleneck = {} if is_basic else {"bottleneck_channels": out_channels // 4}
             stages.append(
                 ResNet.make_stage(
@@ -413,90 +404,28 @@ def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
 def _resnet(
     *,
     in_channels: int,
-    depth: int,
     norm: Norm,
     stem_out_channels: int,
-    res2_out_channels: int,
     out_features: Sequence[str],
     freeze_at: int,
-    **block_arguments: Any,
+    **options: Any,
 ) -> ResNet:
-    blocks_per_stage = _blocks_per_stage(depth)
-    if depth in _BASIC_DEPTHS:
-        _require_plain_blocks(depth, res2_out_channels, block_arguments)
     stem = BasicStem(in_channels=in_channels, out_channels=stem_out_channels, norm=norm)
     names = ["stem", "res2", "res3", "res4", "res5"]
-    stages = []
-    channels, out_channels = stem_out_channels, res2_out_channels
-    for index, num_blocks in enumerate(blocks_per_stage, start=1):
-        if not set(out_features) & set(names[index:]):
-            break  # nothing behind this point is asked for
-        block_class, arguments = _stage_arguments(index - 1, depth, **block_arguments)
-        first_stride = arguments.pop("first_stride")
-        stages.append(
-            ResNet.make_stage(
-                block_class,
-                num_blocks,
-                stride_per_block=[first_stride] + [1] * (num_blocks - 1),
-                in_channels=channels,
-                out_channels=out_channels,
-                norm=norm,
-                **arguments,
-            )
-        )
-        channels, out_channels = out_channels, out_channels * 2
+    last = max((names.index(name) for name in out_features if name in names), default=0)
+    plans = plan_stages(stem_out_channels=stem_out_channels, **options)
+    stages = [
+        ResNet.make_stage(_BLOCK_CLASSES[plan.kind], plan.num_blocks, norm=norm, **plan.arguments)
+        for plan in plans[:last]
+    ]
     return ResNet(stem, stages, out_features=out_features, freeze_at=freeze_at)
 
 
-def _stage_arguments(
-    index: int,
-    depth: int,
-    *,
-    num_groups: int,
-    width_per_group: int,
-    stride_in_1x1: bool,
-    res5_dilation: int,
-    deform_on_per_stage: Sequence[bool],
-    deform_modulated: bool,
-    deform_num_groups: int,
-) -> tuple[type[CNNBlockBase], dict[str, Any]]:
-    """Block class and arguments of stage `index`, where 0 is res2."""
-    if res5_dilation not in (1, 2):
-        raise ValueError(f"MODEL.RESNETS.RES5_DILATION is {res5_dilation}; use 1 or 2.")
-    dilation = res5_dilation if index == 3 else 1
-    # A dilated res5 keeps the resolution of res4.
-    arguments: dict[str, Any] = {"first_stride": 1 if index == 0 or dilation == 2 else 2}
-    if depth in _BASIC_DEPTHS:
-        return BasicBlock, arguments
-    arguments |= {
-        "bottleneck_channels": num_groups * width_per_group * 2**index,
-        "stride_in_1x1": stride_in_1x1,
-        "dilation": dilation,
-        "num_groups": num_groups,
-    }
-    if not deform_on_per_stage[index]:
-        return BottleneckBlock, arguments
-    arguments |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
-    return DeformBottleneckBlock, arguments
-
-
-def _blocks_per_stage(depth: int) -> tuple[int, ...]:
-    if depth not in _BLOCKS_PER_STAGE:
-        raise ValueError(f"There is no ResNet of depth {depth}; use {list(_BLOCKS_PER_STAGE)}.")
-    return _BLOCKS_PER_STAGE[depth]
-
-
-def _require_plain_blocks(depth: int, res2_out_channels: int, arguments: dict[str, Any]) -> None:
-    wanted = {"RES2_OUT_CHANNELS": (res2_out_channels, 64)}
-    wanted["RES5_DILATION"] = (arguments["res5_dilation"], 1)
-    wanted["NUM_GROUPS"] = (arguments["num_groups"], 1)
-    wanted["DEFORM_ON_PER_STAGE"] = (any(arguments["deform_on_per_stage"]), False)
-    for key, (value, needed) in wanted.items():
-        if value != needed:
-            raise ValueError(
-                f"MODEL.RESNETS.{key} is {value}; ResNet-{depth} has basic blocks, which need "
-                f"{needed}."
-            )
+_BLOCK_CLASSES = {
+    "basic": BasicBlock,
+    "bottleneck": BottleneckBlock,
+    "deform": DeformBottleneckBlock,
+}
 
 
 def _conv(

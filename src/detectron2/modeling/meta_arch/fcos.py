@@ -24,7 +24,7 @@ __all__ = ["FCOS", "FCOSHead"]
 
 
 class FCOS(DenseDetector):
-    """ "FCOS: Fully Convolutional One-Stage Object Detection", with one anchor per cell.
+    """FCOS, "Fully Convolutional One-Stage Object Detection", with one anchor per cell.
 
     The anchor is a square of the level's stride around the middle of the cell: its centre is the
     paper's location, its side the paper's regression unit.
@@ -89,7 +89,7 @@ class FCOS(DenseDetector):
         predictions: Any,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """ "loss_fcos_cls", "loss_fcos_loc" and "loss_fcos_ctr"; see `DenseDetector`."""
+        """Losses "loss_fcos_cls", "loss_fcos_loc" and "loss_fcos_ctr"; see `DenseDetector`."""
         logits, deltas, centerness = self._transpose_dense_predictions(
             predictions, [self.num_classes, 4, 1]
         )

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @META_ARCH_REGISTRY.register()
 class RetinaNet(DenseDetector):
-    """ "Focal Loss for Dense Object Detection".
+    """RetinaNet: "Focal Loss for Dense Object Detection".
 
     Args:
         backbone: from images to feature maps.
@@ -128,7 +128,7 @@ class RetinaNet(DenseDetector):
         predictions: Any,
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
-        """ "loss_cls" and "loss_box_reg"; see `DenseDetector.forward_training`."""
+        """Losses "loss_cls" and "loss_box_reg"; see `DenseDetector.forward_training`."""
         logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
         anchors = self.anchor_generator(features)
         gt_labels, gt_boxes = self.label_anchors(anchors, gt_instances)

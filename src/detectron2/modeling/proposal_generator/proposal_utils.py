@@ -53,17 +53,42 @@ def find_top_rpn_proposals(
     Raises:
         FloatingPointError: in training, a box or logit is infinite or NaN.
     """
-    boxes, logits, levels = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
+    boxes, logits, groups = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
     usable = finite_predictions(boxes, logits, training)  # (N, K)
     boxes = _clip_to_images(boxes, image_sizes)
-    sides = boxes[..., 2:] - boxes[..., :2]
-    usable &= (sides > min_box_size).all(dim=-1)
-    return [
-        suppress(image_size, Boxes, batched_nms, nms_thresh, post_nms_topk, *candidates)
-        for image_size, *candidates in zip(
-            image_sizes, boxes, logits, usable, levels.expand_as(logits), strict=True
-        )
-    ]
+    usable &= (boxes[..., 2:] - boxes[..., :2] > min_box_size).all(dim=-1)
+    return suppress(
+        Boxes, batched_nms, boxes, logits, groups, usable, image_sizes, nms_thresh, post_nms_topk
+    )
+
+
+def keep_best_anchors(
+    anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor], topk: int
+) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
+    """What is left of each level when only its `topk` highest logits stay.
+
+    The choice depends on logits alone, so a few thousand rows are decoded behind it instead of
+    hundreds of thousands.
+
+    Args:
+        anchors: per level, R_l boxes.
+        logits: per level, (N, R_l).
+        deltas: per level, (N, R_l, B).
+        topk: at most this many per level and image.
+
+    Returns:
+        the arguments, each level cut to k = topk rows or as it is. A level that is cut has
+        anchors of its own for each image, N * k boxes.
+    """
+    levels = []
+    for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+        if level_logits.shape[1] > topk:
+            level_logits, index = level_logits.topk(topk, dim=1)  # (N, k)
+            level_deltas = _take_rows(level_deltas, index)
+            level_anchors = level_anchors[index.flatten()]
+        levels.append((level_anchors, level_logits, level_deltas))
+    kept_anchors, kept_logits, kept_deltas = zip(*levels, strict=True)
+    return list(kept_anchors), list(kept_logits), list(kept_deltas)
 
 
 def best_of_each_level(
@@ -77,20 +102,22 @@ def best_of_each_level(
         topk: at most this many of each level.
 
     Returns:
-        (N, K, B) boxes, (N, K) logits and (K,) int64 levels.
+        (N, K, B) boxes; (N, K) logits; and (N, K) int64 groups, a number of its own for each
+        level of each image.
     """
-    best_boxes, best_logits, levels = [], [], []
+    best_boxes, best_logits, groups = [], [], []
+    first_groups = torch.arange(len(logits[0]), device=logits[0].device) * len(logits)  # (N,)
     for level, (level_boxes, level_logits) in enumerate(zip(proposals, logits, strict=True)):
         if level_logits.shape[1] > topk:
             level_logits, index = level_logits.topk(topk, dim=1)
-            level_boxes = take_rows(level_boxes, index)
+            level_boxes = _take_rows(level_boxes, index)
         best_boxes.append(level_boxes)
         best_logits.append(level_logits)
-        levels.append(torch.full_like(level_logits[0], level, dtype=torch.int64))
-    return cat(best_boxes, dim=1), cat(best_logits, dim=1), cat(levels)
+        groups.append((first_groups + level)[:, None].expand_as(level_logits))
+    return cat(best_boxes, dim=1), cat(best_logits, dim=1), cat(groups, dim=1)
 
 
-def take_rows(rows: Tensor, index: Tensor) -> Tensor:
+def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (N, k, B) at `index` (N, k) out of (N, R, B)."""
     return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
@@ -112,22 +139,46 @@ def finite_predictions(boxes: Tensor, logits: Tensor, training: bool) -> Tensor:
 
 
 def suppress(
-    image_size: tuple[int, int],
     box_type: type[Boxes] | type[RotatedBoxes],
     nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
-    nms_thresh: float,
-    post_nms_topk: int,
     boxes: Tensor,
     logits: Tensor,
+    groups: Tensor,
     usable: Tensor,
-    levels: Tensor,
-) -> Instances:
-    """Proposals of one image out of its K candidates."""
-    boxes, logits, levels = boxes[usable], logits[usable], levels[usable]
-    keep = nms(boxes, logits, levels, nms_thresh)[:post_nms_topk]
-    return Instances(
-        image_size, proposal_boxes=box_type(boxes[keep]), objectness_logits=logits[keep]
-    )
+    image_sizes: Sequence[tuple[int, int]],
+    nms_thresh: float,
+    post_nms_topk: int,
+) -> list[Instances]:
+    """Proposals of each image out of its candidates, by one call of NMS for the whole batch.
+
+    Args:
+        box_type: class of the result's boxes.
+        nms: called with boxes, scores, group of each box, and IoU.
+        boxes: (N, K, B).
+        logits: (N, K).
+        groups: (N, K) int64; only boxes of one group suppress each other.
+        usable: (N, K) False for candidates to leave out.
+        image_sizes: (height, width) of each image.
+        nms_thresh: IoU above which the lower of two boxes goes.
+        post_nms_topk: boxes per image at the end.
+    """
+    images, columns = usable.nonzero(as_tuple=True)
+    boxes, logits = boxes[images, columns], logits[images, columns]
+    keep = nms(boxes, logits, groups[images, columns], nms_thresh)
+    keep_of_image = _split_by_image(keep, images, len(image_sizes), post_nms_topk)
+    return [
+        Instances(image_size, proposal_boxes=box_type(boxes[kept]), objectness_logits=logits[kept])
+        for image_size, kept in zip(image_sizes, keep_of_image, strict=True)
+    ]
+
+
+def _split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) -> list[Tensor]:
+    """`keep` by image, in its order, the first `topk` of each."""
+    if num_images == 1:
+        return [keep[:topk]]
+    image_of_kept, order = images[keep].sort(stable=True)
+    counts = torch.bincount(image_of_kept, minlength=num_images).tolist()
+    return [kept[:topk] for kept in keep[order].split(counts)]
 
 
 def _clip_to_images(boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -17,8 +17,11 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
-from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals, take_rows
-from detectron2.modeling.sampling import subsample_labels
+from detectron2.modeling.proposal_generator.proposal_utils import (
+    find_top_rpn_proposals,
+    keep_best_anchors,
+)
+from detectron2.modeling.sampling import keep_sampled_labels, subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
@@ -261,9 +264,9 @@ class RPN(nn.Module):
         gt_labels, matched_gt_boxes = [], []
         for instances in gt_instances:
             labels, boxes = self._match_anchors(all_anchors, instances)
-            gt_labels.append(self._subsample_labels(labels))
+            gt_labels.append(labels)
             matched_gt_boxes.append(boxes)
-        return gt_labels, matched_gt_boxes
+        return self._sample(gt_labels), matched_gt_boxes
 
     def _match_anchors(self, anchors: Boxes, instances: Instances) -> tuple[Tensor, Tensor]:
         """Labels (R,) before sampling and matched boxes (R, B) of one image."""
@@ -282,8 +285,17 @@ class RPN(nn.Module):
     def _pairwise_iou(self, gt_boxes: Boxes, anchors: Boxes) -> Tensor:
         return pairwise_iou(gt_boxes, anchors)
 
+    def _sample(self, labels: list[Tensor]) -> list[Tensor]:
+        """Labels (R,) of each image in which all but a random sample are -1."""
+        if labels[0].device.type == "cpu":
+            return [self._subsample_labels(label) for label in labels]
+        # The labels do not depend on the network: as long as nothing here waits for the device,
+        # they are made while it still runs the backbone.
+        arguments = (self.batch_size_per_image, self.positive_fraction, 0)
+        return list(keep_sampled_labels(torch.stack(labels), *arguments))
+
     def _subsample_labels(self, label: Tensor) -> Tensor:
-        """(R,) labels in which all but `batch_size_per_image` random elements are -1."""
+        """(R,) labels of one image in which all but a random sample are -1."""
         positive, negative = subsample_labels(
             label, self.batch_size_per_image, self.positive_fraction, 0
         )
@@ -364,8 +376,9 @@ class RPN(nn.Module):
         Returns:
             per image, Instances with `proposal_boxes` and `objectness_logits`.
         """
-        candidates = self._keep_best(anchors, pred_objectness_logits, pred_anchor_deltas)
-        anchors, logits, deltas = candidates
+        anchors, logits, deltas = keep_best_anchors(
+            anchors, pred_objectness_logits, pred_anchor_deltas, self.pre_nms_topk[self.training]
+        )
         proposals = self._decode_proposals(anchors, deltas)
         return self._find_top_proposals(proposals, logits, image_sizes)
 
@@ -382,27 +395,6 @@ class RPN(nn.Module):
             self.min_box_size,
             self.training,
         )
-
-    def _keep_best(
-        self, anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor]
-    ) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
-        """What is left of every level when only its highest logits stay.
-
-        The choice depends on logits alone, so a few thousand rows are decoded instead of
-        hundreds of thousands. Levels that are cut have anchors of their own for every image:
-        N * k instead of R_l rows.
-        """
-        topk = self.pre_nms_topk[self.training]
-        kept: tuple[list[Boxes], list[Tensor], list[Tensor]] = ([], [], [])
-        for level in zip(anchors, logits, deltas, strict=True):
-            level_anchors, level_logits, level_deltas = level
-            if level_logits.shape[1] > topk:
-                level_logits, index = level_logits.topk(topk, dim=1)  # (N, k)
-                level_deltas = take_rows(level_deltas, index)
-                level_anchors = level_anchors[index.flatten()]
-            for items, item in zip(kept, (level_anchors, level_logits, level_deltas), strict=True):
-                items.append(item)
-        return kept
 
     def _decode_proposals(
         self, anchors: list[Boxes], pred_anchor_deltas: list[Tensor]

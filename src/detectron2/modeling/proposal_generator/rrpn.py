@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from detectron2.config import configurable
@@ -56,27 +57,26 @@ def find_top_rrpn_proposals(
     Raises:
         FloatingPointError: in training, a box or logit is infinite or NaN.
     """
-    boxes, logits, levels = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
+    boxes, logits, groups = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
     usable = finite_predictions(boxes, logits, training)
-    results = []
-    for index, image_size in enumerate(image_sizes):
-        finite = usable[index]
-        clipped = RotatedBoxes(boxes[index][finite])
-        clipped.clip(image_size)
-        results.append(
-            suppress(
-                image_size,
-                RotatedBoxes,
-                batched_nms_rotated,
-                nms_thresh,
-                post_nms_topk,
-                clipped.tensor,
-                logits[index][finite],
-                clipped.nonempty(threshold=min_box_size),
-                levels[finite],
-            )
-        )
-    return results
+    clipped = []
+    for image_boxes, image_size in zip(boxes, image_sizes, strict=True):
+        rotated = RotatedBoxes(image_boxes)
+        rotated.clip(image_size)
+        clipped.append(rotated.tensor)
+    boxes = torch.stack(clipped)
+    usable &= (boxes[..., 2:4] > min_box_size).all(dim=-1)
+    return suppress(
+        RotatedBoxes,
+        batched_nms_rotated,
+        boxes,
+        logits,
+        groups,
+        usable,
+        image_sizes,
+        nms_thresh,
+        post_nms_topk,
+    )
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
