@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,7 +52,9 @@ class Model(nn.Module):
 
 def train_together(asynchronous):
     """Data of rank r is r + 1, so that means over the processes can be told from parts."""
-    model = create_ddp_model(Model(), broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = create_ddp_model(Model(), broadcast_buffers=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     data = iter(lambda: torch.tensor([comm.get_rank() + 1.0]), None)
     trainer = SimpleTrainer(model, data, optimizer, async_write_metrics=asynchronous)

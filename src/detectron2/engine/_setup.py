@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import os
 import sys
@@ -26,6 +27,8 @@ from detectron2.utils.events import (
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_write_text
 from detectron2.utils.logger import setup_logger
+
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 
 _EXAMPLES = """Examples:
 
@@ -212,6 +215,9 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
         return model
     if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
         kwargs["device_ids"] = [comm.get_local_rank()]
+    if "broadcast_buffers" in kwargs and "forward_sync_buffers" in _DDP_OPTIONS:
+        # PyTorch 2.13 renamed it, and warns about the old name.
+        kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")
     ddp = DistributedDataParallel(model, **kwargs)
     if fp16_compression:
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
