@@ -165,3 +165,28 @@ def test_a_trace_follows_other_sizes_even_after_its_own_size_was_kept():
     module(feature(3, 4))
     traced = torch.jit.trace(module, feature(3, 4))
     assert_close(traced(feature(5, 2)), module(feature(5, 2)))
+
+
+class ConvolutionAndAnchors(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.generator = simple()
+
+    def forward(self, x):
+        return self.generator([self.conv(x)])[0].tensor
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_exported_anchors_follow_other_sizes(strict):
+    module = ConvolutionAndAnchors()
+    module(feature(3, 4))
+    dynamic = {"x": {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(module, (feature(3, 4),), dynamic_shapes=dynamic, strict=strict)
+    assert_close(program.module()(feature(5, 2)), module(feature(5, 2)))
+
+
+def test_anchors_compile_into_one_graph():
+    module = ConvolutionAndAnchors()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert_close(compiled(feature(3, 4)), module(feature(3, 4)))

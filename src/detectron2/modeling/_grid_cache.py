@@ -79,5 +79,7 @@ class GridCache:
 
 
 def _is_plain(key: tuple[float, ...], cell: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False  # a compiler folds constants itself, and cannot see through a lock
     plain_key = all(type(part) in (int, float) for part in key)
     return plain_key and type(cell) is Tensor and not cell.is_inference()
