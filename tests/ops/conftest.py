@@ -36,23 +36,34 @@ def kernel_under_test() -> Kernel:
     return Kernel("triton", "cpu" if interpreted else "cuda")
 
 
-@pytest.fixture(params=[kernel_under_test()], ids=lambda kernel: f"kernel_{kernel.implementation}")
+KERNEL = kernel_under_test()
+# The interpreter takes a tenth of a second per box: there, a few of the ugly cases must do.
+COUNTS = [0, 7] if KERNEL.is_interpreted else [0, 1, 7, 1000]
+DTYPES = [torch.float32, torch.bfloat16]
+if not KERNEL.is_interpreted:
+    DTYPES += [torch.float64, torch.float16]
+MEMORIES = ["channels_last", "strided"]
+if not KERNEL.is_interpreted:
+    MEMORIES += ["contiguous"]
+
+
+@pytest.fixture(params=[KERNEL], ids=lambda kernel: f"kernel_{kernel.implementation}")
 def kernel(request) -> Kernel:
     return request.param
 
 
-@pytest.fixture(params=[0, 1, 7, 1000])
-def count(request, kernel) -> int:
-    """Ugly numbers of boxes. The interpreter takes a millisecond per box."""
-    return min(request.param, 40) if kernel.is_interpreted else request.param
+@pytest.fixture(params=COUNTS)
+def count(request) -> int:
+    """Ugly numbers of boxes."""
+    return request.param
 
 
-@pytest.fixture(params=[torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.fixture(params=DTYPES, ids=str)
 def dtype(request) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(params=["contiguous", "channels_last", "strided"])
+@pytest.fixture(params=MEMORIES)
 def memory(request) -> str:
     """Memory layout of feature maps; see `ops_contract.laid_out`."""
     return request.param

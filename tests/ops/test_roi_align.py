@@ -107,17 +107,17 @@ def test_matches_reference_for_any_number_of_channels(kernel, channels, memory):
 def test_odd_boxes_match_reference(kernel, ratio, aligned, memory):
     boxes = [
         [0, 0, 0, 0],  # no area
-        [10, 10, 10, 30],  # no width
-        [30, 30, 20, 10],  # corners swapped
+        [10, 10, 10, 20],  # no width
+        [20, 20, 10, 10],  # corners swapped
         [-90, -90, -50, -50],  # outside of the map
         [500, 500, 600, 600],
-        [-300, -300, 600, 600],  # larger than the map
+        [-40, -40, 60, 60],  # larger than the map
         [-4, -4, 0, 0],  # the border: up to one cell outside takes the border's value
-        [119.99, 95.99, 124, 100],
-        [0, 0, 120, 96],  # all of the map
-        [0, 40, 120, 40.5],  # a bin far wider than a cell
+        [31.99, 23.99, 36, 28],
+        [0, 0, 32, 24],  # all of the map
+        [0, 10, 32, 10.5],  # a bin far wider than high
     ]
-    features = random_map((1, 3, 24, 30), kernel, memory)
+    features = random_map((1, 3, 6, 8), kernel, memory)
     rois = with_images(torch.tensor(boxes, device=kernel.device, dtype=torch.float32), 1)
     op = partial(
         roi_align, output_size=(3, 2), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned
@@ -214,6 +214,8 @@ def test_each_box_reads_only_its_level(kernel):
 
 
 def test_gradient_is_right_twice(kernel):
+    if kernel.is_interpreted:
+        pytest.skip("numeric gradients take minutes in the interpreter")
     features = [torch.randn(1, 2, 6, 5, device=kernel.device, dtype=torch.float64) for _ in "ab"]
     features = [feature.requires_grad_(True) for feature in features]
     rois = torch.tensor([[0, 0.5, 1.0, 4.2, 5.5], [0, 1, 2, 3, 3]], device=kernel.device).double()

@@ -52,6 +52,7 @@ dispatch.define(
     reference=box_iou_reference,
     fake=fake_box_iou,
     numba="detectron2.ops.box_iou.cpu:box_iou",
+    triton="detectron2.ops.box_iou.gpu:box_iou",
     backward=differentiate_box_iou,
     save=save_box_iou,
 )

@@ -79,10 +79,12 @@ dispatch.define(
     reference=nms_reference,
     fake=fake_nms,
     numba="detectron2.ops.nms.cpu:nms",
+    triton="detectron2.ops.nms.gpu:nms",
 )
 dispatch.define(
     "batched_nms(Tensor boxes, Tensor scores, Tensor class_ids, float iou_threshold) -> Tensor",
     reference=batched_nms_reference,
     fake=fake_batched_nms,
     numba="detectron2.ops.nms.cpu:batched_nms",
+    triton="detectron2.ops.nms.gpu:batched_nms",
 )

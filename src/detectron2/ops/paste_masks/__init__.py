@@ -56,4 +56,5 @@ dispatch.define(
     reference=paste_masks_reference,
     fake=fake_paste_masks,
     numba="detectron2.ops.paste_masks.cpu:paste_masks",
+    triton="detectron2.ops.paste_masks.gpu:paste_masks",
 )

@@ -196,6 +196,7 @@ dispatch.define(
     reference=roi_align_reference,
     fake=fake_roi_align,
     numba="detectron2.ops.roi_align.cpu:roi_align",
+    triton="detectron2.ops.roi_align.gpu:roi_align",
     backward=differentiate_roi_align,
     save=save_roi_align,
 )
@@ -205,6 +206,7 @@ dispatch.define(
     reference=roi_align_backward_reference,
     fake=fake_roi_align_backward,
     numba="detectron2.ops.roi_align.cpu:roi_align_backward",
+    triton="detectron2.ops.roi_align.gpu:roi_align_backward",
     backward=differentiate_roi_align_backward,
     save=save_roi_align_backward,
 )
@@ -279,6 +281,7 @@ dispatch.define(
     reference=multilevel_roi_align_reference,
     fake=fake_multilevel_roi_align,
     numba="detectron2.ops.roi_align.cpu:multilevel_roi_align",
+    triton="detectron2.ops.roi_align.gpu:multilevel_roi_align",
     backward=differentiate_multilevel,
     save=save_multilevel,
 )
@@ -288,6 +291,7 @@ dispatch.define(
     reference=multilevel_roi_align_backward_reference,
     fake=fake_multilevel_roi_align_backward,
     numba="detectron2.ops.roi_align.cpu:multilevel_roi_align_backward",
+    triton="detectron2.ops.roi_align.gpu:multilevel_roi_align_backward",
     backward=differentiate_multilevel_backward,
     save=save_multilevel_backward,
 )

@@ -1,0 +1,38 @@
+"""Triton, as every GPU kernel of this package uses it. Importing this module imports Triton.
+
+Kernels run on CUDA and ROCm, and on CPU tensors in Triton's interpreter (TRITON_INTERPRET=1).
+They must round as the reference does wherever a result is discontinuous, so they are launched
+with `EXACT`, which keeps the compiler from fusing multiplications with additions, and divide
+with :func:`divide`: Triton's own division of float32 is approximate.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["EXACT", "device_of", "divide", "real_type"]
+
+EXACT: dict[str, Any] = {"enable_fp_fusion": False}
+
+
+def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Make the device of `tensor` the one that kernels are launched on."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def real_type(dtype: torch.dtype) -> tl.dtype:
+    """Type of the computation for tensors of `dtype`: float64, or float32 for all others."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+@triton.jit
+def divide(numerator, denominator):  # type: ignore[no-untyped-def]
+    """Correctly rounded quotient of two blocks of float32 or float64."""
+    if numerator.dtype == tl.float32:
+        return tl.div_rn(numerator, denominator)
+    else:
+        return numerator / denominator

@@ -1,0 +1,133 @@
+"""Non-maximum suppression on GPU, without waiting for the host until the result is sized.
+
+First a bit matrix: bit c of word [r, w] says that box r overlaps box 32 w + c, later and of
+its class. Then one program walks over the boxes in blocks of 32: within a block one by one,
+in scalars, then the rows of the kept boxes are or-ed into the set of dropped ones.
+
+Budget: N^2 / 2 pairs of 14 flops, N^2 / 8 bytes written and read once. The reference writes
+N^2 booleans and reads them several times.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from detectron2.ops.box_iou.reference import compute_dtype
+from detectron2.ops.launching import EXACT, device_of, divide
+from detectron2.ops.nms.reference import (
+    batched_nms_reference,
+    nms_reference,
+    score_order,
+    threshold_below,
+)
+
+__all__ = ["batched_nms", "keep_from_bits", "nms"]
+
+WORD = 32
+
+
+@triton.jit
+def overlap_word(
+    boxes, classes, bits, count, words, threshold, CLASSES: tl.constexpr, WORD: tl.constexpr
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """One word of 32 rows: which of 32 later boxes each of 32 boxes overlaps."""
+    row_block, column_block = tl.program_id(0), tl.program_id(1)
+    row = row_block * WORD + tl.arange(0, WORD)[:, None]
+    column = column_block * WORD + tl.arange(0, WORD)[None, :]
+    # Words before the diagonal are never read.
+    limit = tl.where(column_block >= row_block, count, 0)
+    has_row, has_column = row < limit, column < limit
+    ax0 = tl.load(boxes + row * 4, mask=has_row, other=0.0)
+    ay0 = tl.load(boxes + row * 4 + 1, mask=has_row, other=0.0)
+    ax1 = tl.load(boxes + row * 4 + 2, mask=has_row, other=0.0)
+    ay1 = tl.load(boxes + row * 4 + 3, mask=has_row, other=0.0)
+    bx0 = tl.load(boxes + column * 4, mask=has_column, other=0.0)
+    by0 = tl.load(boxes + column * 4 + 1, mask=has_column, other=0.0)
+    bx1 = tl.load(boxes + column * 4 + 2, mask=has_column, other=0.0)
+    by1 = tl.load(boxes + column * 4 + 3, mask=has_column, other=0.0)
+    wide = tl.maximum(tl.minimum(ax1, bx1) - tl.maximum(ax0, bx0), 0.0)
+    high = tl.maximum(tl.minimum(ay1, by1) - tl.maximum(ay0, by0), 0.0)
+    common = wide * high
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - common
+    overlaps = (divide(common, union) > threshold) & (column > row) & has_row & has_column
+    if CLASSES:
+        class_of_row = tl.load(classes + row, mask=has_row, other=0)
+        class_of_column = tl.load(classes + column, mask=has_column, other=0)
+        overlaps = overlaps & (class_of_row == class_of_column)
+    # Distinct bits: the sum is their union, and bit 31 wraps to the sign.
+    weight = (tl.full((1, WORD), 1, tl.int32) << tl.arange(0, WORD)[None, :]).to(tl.int32)
+    word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
+    place = bits + (row_block * WORD + tl.arange(0, WORD)).to(tl.int64) * words + column_block
+    tl.store(place, word, mask=row_block * WORD + tl.arange(0, WORD) < limit)
+
+
+@triton.jit
+def reduce_words(bits, kept, count, words, WORD: tl.constexpr, WORDS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """kept (words,): bit c of word w says that box 32 w + c stays. One program."""
+    column = tl.arange(0, WORDS)
+    dropped = tl.zeros((WORDS,), tl.int32)
+    one = tl.full((), 1, tl.int32)
+    rows = bits
+    for block in range(words):
+        gone = tl.sum(tl.where(column == block, dropped, 0), axis=0)
+        stays = gone * 0
+        for i in tl.static_range(WORD):
+            exists = block * WORD + i < count
+            overlapped = tl.load(rows + i * words + block, mask=exists, other=0)
+            free = exists & (((gone >> i) & 1) == 0)
+            gone = tl.where(free, gone | overlapped, gone)
+            stays = tl.where(free, stays | (one << i), stays)
+        tl.store(kept + block, stays)
+        for i in tl.static_range(WORD):
+            free = ((stays >> i) & 1) != 0
+            later = (column > block) & (column < tl.where(free, words, 0))
+            dropped = dropped | tl.load(rows + i * words + column, mask=later, other=0)
+        rows += WORD * words
+
+
+def keep_from_bits(bits: Tensor, count: int) -> Tensor:
+    """(N,) bool: what greedy suppression keeps, from the (N, words) int32 bit matrix."""
+    words = bits.shape[1]
+    kept = torch.empty(words, dtype=torch.int32, device=bits.device)
+    size = triton.next_power_of_2(words)
+    with device_of(bits):
+        reduce_words[(1,)](
+            bits, kept, count, words, WORD=WORD, WORDS=size, num_warps=4 if size <= 1024 else 8
+        )
+    positions = torch.arange(WORD, dtype=torch.int32, device=bits.device)
+    return ((kept[:, None] >> positions) & 1).bool().flatten()[:count]
+
+
+def kept_indices(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float
+) -> Tensor:
+    order = score_order(scores)
+    count = len(order)
+    if count == 0:
+        return order
+    sorted_boxes = boxes[order].to(compute_dtype(boxes.dtype)).contiguous()
+    classes = order if class_ids is None else class_ids[order].contiguous()
+    words = triton.cdiv(count, WORD)
+    bits = torch.empty((count, words), dtype=torch.int32, device=boxes.device)
+    threshold = threshold_below(iou_threshold, sorted_boxes.dtype)
+    with device_of(bits):
+        overlap_word[(words, words)](
+            sorted_boxes, classes, bits, count, words, threshold,
+            CLASSES=class_ids is not None, WORD=WORD, **EXACT,
+        )  # fmt: skip
+    return order[keep_from_bits(bits, count)]
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The Triton version of :func:`detectron2.ops.nms`."""
+    if boxes.dtype == torch.float64:  # Triton takes the threshold as a float32
+        return nms_reference(boxes, scores, iou_threshold)
+    return kept_indices(boxes.detach(), scores, None, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
+    """The Triton version of :func:`detectron2.ops.batched_nms`."""
+    if boxes.dtype == torch.float64:
+        return batched_nms_reference(boxes, scores, class_ids, iou_threshold)
+    return kept_indices(boxes.detach(), scores, class_ids, iou_threshold)

@@ -1,0 +1,60 @@
+"""Compile every Triton kernel for GPUs that are not here: `python compile_gpu_kernels.py`.
+
+The interpreter accepts programs that the compiler refuses. This runs the compiler down to
+machine code for an NVIDIA and an AMD target, which needs no GPU.
+"""
+
+import importlib
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)]
+
+ROI_ALIGN = {
+    "data": "*fp32", "pooled": "*fp32", "rois": "*fp32", "levels": "*i64", "SCALE": 0.25,
+    "OFFSET": 0.5, "MIN_SIDE": 0.0, "RATIO": 0, "ROWS": 7, "COLUMNS": 7, "LAST": True,
+    "REAL": tl.float32, "BACKWARD": False, "BLOCK": 256,
+}  # fmt: skip
+NMS = {"boxes": "*fp32", "classes": "*i64", "bits": "*i32", "threshold": "fp32", "WORD": 32}
+IOU = {"boxes1": "*fp32", "boxes2": "*fp32", "output": "*fp16", "ROWS": 16, "COLUMNS": 128}
+DOUBLE_IOU = {**IOU, "boxes1": "*fp64", "boxes2": "*fp64", "output": "*fp64"}
+PASTE = {"masks": "*fp32", "boxes": "*fp32", "output": "*u8", "threshold": "fp32", "BLOCK": 1024}
+
+# Module, kernel, and its arguments: a type, or the value of a constant. Others are integers.
+KERNELS = [
+    ("roi_align", "visit_samples", ROI_ALIGN),
+    ("roi_align", "visit_samples", {**ROI_ALIGN, "BACKWARD": True, "pooled": "*bf16"}),
+    ("roi_align", "visit_samples", {**ROI_ALIGN, "LAST": False, "RATIO": 2, "MIN_SIDE": 1.0}),
+    ("roi_align", "visit_samples", {**ROI_ALIGN, "data": "*fp64", "REAL": tl.float64}),
+    ("nms", "overlap_word", {**NMS, "CLASSES": True}),
+    ("nms", "overlap_word", {**NMS, "CLASSES": False}),
+    ("nms", "reduce_words", {"bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256}),
+    ("box_iou", "iou_tile", {**IOU, "REAL": tl.float32}),
+    ("box_iou", "iou_tile", {**DOUBLE_IOU, "REAL": tl.float64}),
+    ("paste_masks", "paste_block", {**PASTE, "SOFT": False}),
+    ("paste_masks", "paste_block", {**PASTE, "SOFT": True}),
+]
+
+
+def compile_kernel(module, name, arguments, target):
+    kernel = getattr(importlib.import_module(f"detectron2.ops.{module}.gpu"), name)
+    signature, constants = {}, {}
+    for position, argument in enumerate(kernel.arg_names):
+        value = arguments.get(argument, "i32")
+        is_type = isinstance(value, str)
+        signature[argument] = value if is_type else "constexpr"
+        if not is_type:
+            constants[(position,)] = value
+    source = ASTSource(kernel, signature, constants)
+    return triton.compile(source, target=target, options={"enable_fp_fusion": False})
+
+
+if __name__ == "__main__":
+    for target in TARGETS:
+        for module, name, arguments in KERNELS:
+            binary = compile_kernel(module, name, arguments, target)
+            code = "cubin" if target.backend == "cuda" else "hsaco"
+            print(target.arch, module, name, len(binary.asm[code]), "bytes")
