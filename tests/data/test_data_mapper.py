@@ -82,6 +82,14 @@ def test_convention_the_image_is_in_memory_of_its_own(record):
         assert image.is_contiguous() and image.untyped_storage().nbytes() == image.numel()
 
 
+@pytest.mark.parametrize("flip", [{}, {"horizontal": False, "vertical": True}])
+@pytest.mark.parametrize("resize", [[], [T.Resize((400, 500))]])
+def test_mirrored_images_are_mirrored(record, flip, resize):
+    plain = make(augmentations=resize)(record)["image"]
+    mirrored = make(augmentations=[*resize, T.RandomFlip(1.0, **flip)])(record)["image"]
+    assert torch.equal(mirrored, plain.flip(1 if flip else 2))
+
+
 def test_recomputed_boxes_fit_the_cut_masks(record):
     crop = T.CropTransform(0, 0, 20, 40)
     plain = make(augmentations=[crop], use_instance_mask=True)(record)["instances"]

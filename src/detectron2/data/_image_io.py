@@ -88,10 +88,11 @@ def _apply_exif_orientation(image: Image.Image) -> Image.Image:
 
 def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     """Array of a Pillow image in one of the formats of `read_image`."""
+    # Copies: Pillow's arrays are read-only, of which PyTorch warns.
     if format is None:
-        return np.asarray(image)
+        return np.array(image)
     mode = "RGB" if format in ("BGR", "YUV-BT.601") else format
-    array = np.asarray(_converted(image, mode))
+    array = np.array(_converted(image, mode))
     if format == "L":
         return array[:, :, None]
     if format == "BGR":

@@ -168,8 +168,13 @@ class DatasetMapper:
     def _image_tensor(self, image: np.ndarray) -> torch.Tensor:
         """(C, H, W) tensor of an (H, W, C) image, in memory of its own."""
         # PyTorch shares tensors between processes through shared memory; arrays would be pickled.
-        planes = np.require(image.transpose(2, 0, 1), requirements=["C", "W"])
-        return torch.from_numpy(planes)
+        planes = image.transpose(2, 0, 1)
+        # A mirrored view: PyTorch copies it ten times faster than NumPy.
+        mirrored = [axis for axis, stride in enumerate(planes.strides) if stride < 0]
+        upright = np.flip(planes, mirrored)
+        if mirrored and upright.flags.c_contiguous and upright.flags.writeable:
+            return torch.from_numpy(upright).flip(mirrored)
+        return torch.from_numpy(np.require(planes, requirements=["C", "W"]))
 
     def _transform_proposals(
         self, dataset_dict: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]

@@ -32,7 +32,7 @@ def resize_uint8(img: np.ndarray, height: int, width: int, method: Image.Resampl
             resized = resize_bilinear(img if img.ndim == 3 else img[:, :, None], height, width)
             return resized if img.ndim == 3 else resized[:, :, 0]
     if img.ndim == 2 or img.shape[2] == 3:
-        return np.asarray(Image.fromarray(img).resize((width, height), method))
+        return np.array(Image.fromarray(img).resize((width, height), method))
     # One by one: as an RGBA or LA image, Pillow would weigh the colours by the last channel.
     channels = [
         np.asarray(Image.fromarray(img[:, :, c]).resize((width, height), method))
