@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
 from detectron2.layers import ShapeSpec, batched_nms, cat
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransformLinear, _dense_box_regression_loss
+from detectron2.modeling.meta_arch._focal_loss import dense_focal_loss
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_point_box_distance
@@ -183,15 +183,8 @@ class FCOS(DenseDetector):
         get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
         normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), 300)
 
-        logits = cat(pred_logits, dim=1)
-        # Background is the last column; it has no logit.
-        targets = F.one_hot(labels, num_classes=self.num_classes + 1)[..., :-1]
-        loss_cls = sigmoid_focal_loss_jit(
-            logits,
-            targets.to(logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
+        loss_cls = dense_focal_loss(
+            pred_logits, labels, self.focal_loss_alpha, self.focal_loss_gamma
         )
         loss_box_reg = _dense_box_regression_loss(
             anchors,

@@ -9,18 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from fvcore.nn import sigmoid_focal_loss_jit
 from torch import Tensor, nn
 
 from detectron2.config import configurable
 from detectron2.config.mapping import dense as keys
 from detectron2.config.mapping import lookup, read_arguments
-from detectron2.layers import CycleBatchNormList, ShapeSpec, batched_nms, cat, get_norm
+from detectron2.layers import CycleBatchNormList, ShapeSpec, batched_nms, get_norm
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.meta_arch._focal_loss import dense_focal_loss
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.dense_detector import (
@@ -160,16 +159,8 @@ class RetinaNet(DenseDetector):
         get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
         normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), 100)
 
-        valid = labels >= 0
-        # Background is the last column; it has no logit.
-        targets = F.one_hot(labels[valid], num_classes=self.num_classes + 1)[:, :-1]
-        logits = cat(pred_logits, dim=1)[valid]
-        loss_cls = sigmoid_focal_loss_jit(
-            logits,
-            targets.to(logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
+        loss_cls = dense_focal_loss(
+            pred_logits, labels, self.focal_loss_alpha, self.focal_loss_gamma
         )
         loss_box_reg = _dense_box_regression_loss(
             anchors,
