@@ -95,6 +95,12 @@ def test_a_batch_gives_what_its_images_give_alone():
         assert rows[image].tolist() == rows_alone.tolist()
 
 
+def test_images_do_not_suppress_one_another():
+    box, score = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.9, 0.1]])
+    results, _ = fast_rcnn_inference([box, box], [score, score], [(20, 20)] * 2, 0.5, 0.5, 10)
+    assert [len(found) for found in results] == [1, 1]
+
+
 def test_rows_that_are_not_finite_are_left_out():
     boxes, scores = random_boxes(4), torch.full((4, 2), 0.5)
     boxes[0, 2] = float("inf")
