@@ -17,10 +17,12 @@ class GroundTruth:
     """coco: a hotcoco.COCO, whose ids are non-negative integers.
 
     image_numbers: its number for each image id of the file; None if they are the same.
+    has_annotations: whether the file says what is in the images; those of test sets do not.
     """
 
     coco: Any
     image_numbers: Mapping[Hashable, int] | None = None
+    has_annotations: bool = True
 
     def number_of(self, image_id: Hashable) -> int:
         """The id that `coco` knows an image by.
@@ -35,11 +37,6 @@ class GroundTruth:
         except KeyError:
             raise KeyError(f"The ground truth has no image with id {image_id!r}.") from None
 
-    @property
-    def has_annotations(self) -> bool:
-        """Whether the file says what is in the images; test sets do not."""
-        return bool(self.coco.getAnnIds()) or "annotations" in self.coco.dataset
-
 
 def load_ground_truth(json_file: str) -> GroundTruth:
     """Read a COCO file. Image ids may be text, as dataset records allow.
@@ -47,16 +44,26 @@ def load_ground_truth(json_file: str) -> GroundTruth:
     Raises:
         ValueError: the file is not what COCO files look like; the message says where.
     """
+    path = PathManager.get_local_path(json_file)
+    coco = _read(path)
+    if coco is not None and coco.getAnnIds():
+        return GroundTruth(coco)
+    with open(path, encoding="utf-8") as stream:
+        return numbered(json.load(stream), json_file)
+
+
+def _read(path: str) -> Any | None:
+    """The file as hotcoco reads it; None if it does not.
+
+    It keys images by non-negative integers. Anything else that is wrong with the file is still
+    wrong when the images are numbered, and raises then.
+    """
     from hotcoco import COCO
 
-    path = PathManager.get_local_path(json_file)
     try:
-        return GroundTruth(COCO(path))
+        return COCO(path)
     except ValueError:
-        # hotcoco keys images by non-negative integers. Anything else that is wrong with the
-        # file is still wrong after numbering, and raises again.
-        with open(path, encoding="utf-8") as stream:
-            return numbered(json.load(stream), json_file)
+        return None
 
 
 def numbered(content: dict[str, Any], name: str) -> GroundTruth:
@@ -73,7 +80,7 @@ def numbered(content: dict[str, Any], name: str) -> GroundTruth:
         numbers = {image_id: number for number, image_id in enumerate(image_ids, start=1)}
         content = _renumbered(content, numbers)
     try:
-        return GroundTruth(COCO(content), numbers)
+        return GroundTruth(COCO(content), numbers, "annotations" in content)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

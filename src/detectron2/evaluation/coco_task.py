@@ -82,6 +82,8 @@ def load_results(coco_gt: Any, results: Sequence[dict[str, Any]], iou_type: str)
     rows = np.column_stack([results.image_ids, results.boxes, results.scores, results.category_ids])
     if iou_type != "segm":
         return dataset.loadRes(rows)
+    if results.mask_counts is None:
+        raise ValueError("There are no masks among the predictions to evaluate 'segm' with.")
     with _no_garbage_collection():
         detections = dataset.loadRes(rows, segmentation=results.masks())
     ids = np.arange(1, len(results) + 1)  # loadRes numbers detections from 1

@@ -123,7 +123,7 @@ class _Progress:
         if self.done == self.warm_up:
             self.parts = dict.fromkeys(self.parts, 0.0)
             self.steps = 0
-            self._start = time.perf_counter()
+            self._start = self._mark
 
     @property
     def elapsed(self) -> float:
