@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from detectron2.ops.box_iou.reference import box_areas, compute_dtype
+from detectron2.ops.loops import scripted
 
 __all__ = [
     "batched_nms_reference",
@@ -61,12 +62,36 @@ def greedy_keep(overlapping: Tensor) -> Tensor:
         overlapping: (N, N) bool, rows and columns in order of descending score.
     """
     suppresses = overlapping.triu(diagonal=1)  # [earlier, later]
-    keep = torch.ones_like(suppresses[:, 0]) if len(suppresses) else suppresses.new_ones(0)
-    while True:
-        settled = ~(suppresses & keep[:, None]).any(dim=0)
-        if torch.equal(settled, keep):
-            return keep
-        keep = settled
+    # The number of rounds depends on the values, so a tracer has to be shown the loop.
+    if torch.jit.is_tracing():
+        return scripted(settle)(suppresses)
+    if torch.compiler.is_compiling():
+        return settle_in_graph(suppresses)
+    return settle(suppresses)
+
+
+def settle(suppresses: Tensor) -> Tensor:
+    """(N,) solution of keep = not any(suppresses and keep), by iteration. Can be scripted."""
+    keep = torch.ones([suppresses.shape[0]], dtype=torch.bool, device=suppresses.device)
+    previous = ~keep
+    while not torch.equal(keep, previous):
+        previous = keep
+        keep = ~(suppresses & previous[:, None]).any(dim=0)
+    return keep
+
+
+def settle_in_graph(suppresses: Tensor) -> Tensor:
+    """:func:`settle` as a loop in the exported graph."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def unsettled(keep: Tensor, previous: Tensor) -> Tensor:
+        return (keep != previous).any()
+
+    def another_round(keep: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        return ~(suppresses & keep[:, None]).any(dim=0), keep.clone()
+
+    keep = torch.ones_like(suppresses[:, 0])
+    return while_loop(unsettled, another_round, (keep, ~keep))[0]
 
 
 def nms_reference(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -19,14 +19,21 @@ def paste_masks_reference(
     masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float
 ) -> Tensor:
     """(N, height, width); see :func:`detectron2.ops.paste_masks`."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        # A graph holds no loop over a number of masks that is not known yet.
+        return paste(masks, boxes, height, width, threshold)
     dtype = torch.uint8 if threshold < 0 else torch.bool
     output = torch.zeros(len(masks), height, width, dtype=dtype, device=masks.device)
     chunk = max(1, BYTES_AT_ONCE // (max(1, height * width) * 4))
     for start in range(0, len(masks), chunk):
         part = slice(start, start + chunk)
-        sampled = sample_masks(masks[part].float(), boxes[part].float(), height, width)
-        output[part] = (sampled * 255).to(dtype) if threshold < 0 else sampled >= threshold
+        output[part] = paste(masks[part], boxes[part], height, width, threshold)
     return output
+
+
+def paste(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
+    values = sample_masks(masks.float(), boxes.float(), height, width)
+    return (values * 255).to(torch.uint8) if threshold < 0 else values >= threshold
 
 
 def sample_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:

@@ -56,7 +56,10 @@ def sample_grid(height: Tensor, width: Tensor, size: tuple[int, int], ratio: int
             for side, bins in ((height, size[0]), (width, size[1]))
         )
     per_bin = rows * columns  # (K,)
-    roi = torch.repeat_interleave(per_bin)  # (R,)
+    if ratio > 0:  # so that R does not depend on values
+        roi = torch.arange(height.shape[0], device=height.device).repeat_interleave(ratio**2)
+    else:
+        roi = torch.repeat_interleave(per_bin)  # (R,)
     first_row = per_bin.cumsum(0) - per_bin  # (K,) where the samples of a box start in the list
     within = torch.arange(roi.shape[0], device=roi.device) - first_row[roi]
     y = torch.div(within, columns[roi], rounding_mode="floor")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from detectron2.ops.loops import scripted
+
 __all__ = ["bin_edges", "roi_pool_reference", "winning_cells"]
 
 
@@ -32,31 +34,86 @@ def bin_edges(low: Tensor, high: Tensor, bins: int, length: int) -> tuple[Tensor
 
 
 def winning_cells(
-    features: Tensor, image: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+    cells: Tensor, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
 ) -> Tensor:
     """(K, h, w, C) int64 flat index into H * W of the largest cell of every bin, -1 if empty.
 
     The first of equal cells wins, in reading order.
+
+    Args:
+        cells: (N, H, W, C).
+        image: (K,) int64.
+        top, bottom: (K, h) edges of the bins, see `bin_edges`.
+        left, right: (K, w).
     """
-    (top, bottom), (left, right) = rows, columns  # (K, h) and (K, w)
-    width = features.shape[3]
-    cells = features.permute(0, 2, 3, 1)  # (N, H, W, C)
-    shape = (image.shape[0], top.shape[1], left.shape[1], features.shape[1])
-    best = features.new_full(shape, -torch.inf)
-    winner = torch.full(shape, -1, dtype=torch.int64, device=features.device)
-    deepest = int((bottom - top).max()) if bottom.numel() else 0
-    widest = int((right - left).max()) if right.numel() else 0
-    for row in range(deepest):
-        for column in range(widest):
-            y, x = top + row, left + column
-            covered = (y < bottom)[:, :, None] & (x < right)[:, None, :]  # (K, h, w)
-            y, x = y.clamp(max=features.shape[2] - 1), x.clamp(max=width - 1)
-            values = cells[image[:, None, None], y[:, :, None], x[:, None, :]]  # (K, h, w, C)
-            better = covered[..., None] & ((values > best) | (winner < 0))
-            best = torch.where(better, values, best)
-            index = y[:, :, None] * width + x[:, None, :]
-            winner = torch.where(better, index[..., None], winner)
+    # The number of steps depends on the values, so a tracer has to be shown the loop.
+    if torch.jit.is_tracing():
+        return scripted(search)(cells, image, top, bottom, left, right)
+    if torch.compiler.is_compiling():
+        return search_in_graph(cells, image, top, bottom, left, right)
+    return search(cells, image, top, bottom, left, right)
+
+
+def largest_bin(low: Tensor, high: Tensor) -> Tensor:
+    """Cells of the largest bin along one axis, 0 if there are no bins."""
+    return torch.cat([(high - low).flatten(), low.new_zeros(1)]).max()
+
+
+def search(
+    cells: Tensor, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
+) -> Tensor:
+    """:func:`winning_cells` as a plain loop. Can be scripted."""
+    widest = largest_bin(left, right)
+    shape = [image.shape[0], top.shape[1], left.shape[1], cells.shape[3]]
+    best = torch.zeros(shape, dtype=cells.dtype, device=cells.device)
+    winner = torch.full(shape, -1, dtype=torch.int64, device=cells.device)
+    step = torch.zeros_like(widest)
+    for _ in range(int(largest_bin(top, bottom) * widest)):
+        best, winner = look(step, widest, best, winner, cells, image, top, bottom, left, right)
+        step = step + 1
     return winner
+
+
+def search_in_graph(cells: Tensor, image: Tensor, *edges: Tensor) -> Tensor:
+    """:func:`search` as a loop in the exported graph."""
+    from torch._higher_order_ops.while_loop import while_loop
+
+    top, bottom, left, right = edges
+    widest = largest_bin(left, right)
+    steps = largest_bin(top, bottom) * widest
+    shape = (image.shape[0], top.shape[1], left.shape[1], cells.shape[3])
+
+    def unfinished(step: Tensor, best: Tensor, winner: Tensor) -> Tensor:
+        return step < steps
+
+    def next_step(step: Tensor, best: Tensor, winner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return step + 1, *look(step, widest, best, winner, cells, image, *edges)
+
+    first = (torch.zeros_like(widest), cells.new_zeros(shape), image.new_full(shape, -1))
+    return while_loop(unfinished, next_step, first)[2]
+
+
+def look(
+    step: Tensor,
+    widest: Tensor,
+    best: Tensor,
+    winner: Tensor,
+    cells: Tensor,
+    image: Tensor,
+    top: Tensor,
+    bottom: Tensor,
+    left: Tensor,
+    right: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Compare cell number `step` of every bin, in rows of `widest` cells, with the best so far."""
+    y, x = top + step // widest, left + step % widest  # (K, h) and (K, w)
+    covered = (y < bottom)[:, :, None] & (x < right)[:, None, :]  # (K, h, w)
+    height, width = cells.shape[1], cells.shape[2]
+    y, x = y.clamp(max=height - 1)[:, :, None], x.clamp(max=width - 1)[:, None, :]
+    values = cells[image[:, None, None], y, x]  # (K, h, w, C)
+    better = covered[:, :, :, None] & ((values > best) | (winner < 0))
+    index = (y * width + x)[:, :, :, None]
+    return torch.where(better, values, best), torch.where(better, index, winner)
 
 
 def roi_pool_reference(
@@ -68,9 +125,10 @@ def roi_pool_reference(
     image = rois[:, 0].to(torch.int64)
     rows = bin_edges(y0, y1, height, input.shape[2])
     columns = bin_edges(x0, x1, width, input.shape[3])
+    cells = input.permute(0, 2, 3, 1)
     with torch.no_grad():
-        winner = winning_cells(input, image, rows, columns)  # (K, h, w, C)
-    cells = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C)
+        winner = winning_cells(cells.detach(), image, *rows, *columns)  # (K, h, w, C)
+    cells = cells.flatten(1, 2)  # (N, H * W, C)
     channel = torch.arange(input.shape[1], device=input.device)
     values = cells[image[:, None, None, None], winner.clamp(min=0), channel]
     return torch.where(winner >= 0, values, 0).permute(0, 3, 1, 2)

@@ -1,0 +1,138 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from ops_contract import random_boxes, with_images
+
+from detectron2.ops import nms, roi_align
+from detectron2.ops.threads import parallel_for
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("total", [0, 1, 7, 1000])
+@pytest.mark.parametrize("block", [1, 8, 5000])
+def test_every_item_is_taken_once(total, block):
+    seen = []
+    parallel_for(lambda start, stop: seen.extend(range(start, stop)), total, block)
+    assert sorted(seen) == list(range(total))
+
+
+def test_several_threads_take_part():
+    names = set()
+
+    def work(start, stop):
+        time.sleep(0.02)
+        names.add(threading.current_thread().name)
+
+    parallel_for(work, 12, 1)
+    assert len(names) == 3
+
+
+def test_one_thread_stays_in_the_caller():
+    torch.set_num_threads(1)
+    names = []
+    parallel_for(lambda *block: names.append((threading.current_thread(), block)), 100, 10)
+    assert names == [(threading.current_thread(), (0, 100))]
+
+
+@pytest.mark.parametrize("bad", [0, 60, 99])
+def test_an_error_of_a_block_reaches_the_caller(bad):
+    def work(start, stop):
+        time.sleep(0.001)
+        if start <= bad < stop:
+            raise ValueError(f"block {start}")
+
+    with pytest.raises(ValueError, match="block"):
+        parallel_for(work, 100, 10)
+
+
+def test_calls_within_calls_do_not_wait_for_one_another():
+    def inner(start, stop):
+        time.sleep(0.001)
+
+    def outer(start, stop):
+        parallel_for(inner, 20, 1)
+
+    done = threading.Event()
+
+    def both():
+        parallel_for(outer, 20, 1)
+        done.set()
+
+    threading.Thread(target=both, daemon=True).start()
+    assert done.wait(30)
+
+
+def sample_inputs():
+    features = torch.randn(2, 32, 40, 40, generator=torch.Generator().manual_seed(3))
+    rois = with_images(random_boxes(200, 160), 2)
+    return features, rois
+
+
+def pooled_sum() -> float:
+    features, rois = sample_inputs()
+    pooled = roi_align(features, rois, 7, 0.25, 2, True)
+    kept = nms(rois[:, 1:], rois[:, 2], 0.5)
+    return round(pooled.double().abs().sum().item(), 6) + len(kept)
+
+
+def test_python_threads_may_use_the_kernels_at_the_same_time():
+    expected = pooled_sum()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: pooled_sum(), range(40))) == [expected] * 40
+
+
+def child(queue):
+    queue.put(pooled_sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_kernels_run_in_child_processes(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform cannot {method}")
+    if method == "fork":
+        # In a process of its own: a fork of this one would copy whatever other tests started.
+        run = subprocess.run(
+            [sys.executable, "-c", FORK],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+        return
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    assert queue.get(timeout=100) == pooled_sum()
+    process.join()
+
+
+FORK = """
+import os, torch
+torch.set_num_threads(3)
+from test_threads import pooled_sum
+expected = pooled_sum()  # the pool of the parent exists now
+child = os.fork()
+if child == 0:
+    torch.set_num_threads(1)  # PyTorch's own threads do not survive a fork
+    from detectron2.ops import threads
+    assert threads._pool is None
+    torch.get_num_threads = lambda: 3
+    os._exit(0 if pooled_sum() == expected else 1)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0
+"""
