@@ -144,6 +144,20 @@ def test_a_mapper_from_a_config(record, crop):
     assert DatasetMapper(cfg, is_train=False).recompute_boxes is False
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_extreme_images_pass_the_default_pipeline(tmp_path, size, crop):
+    Image.new("RGB", size[::-1]).save(tmp_path / "a.png")
+    cfg = get_cfg()
+    cfg.INPUT.CROP.ENABLED = crop
+    cfg.INPUT.CROP.TYPE = "relative"
+    cfg.INPUT.CROP.SIZE = [0.3, 0.3]
+    record = {"file_name": str(tmp_path / "a.png"), "annotations": []}
+    assert min(DatasetMapper(cfg, True)(record)["image"].shape) >= 1
+    scale = T.ResizeScale(0.1, 0.1, 100, 100)
+    assert min(make(augmentations=[scale])(record)["image"].shape) >= 1
+
+
 def test_a_subclass_adds_a_field_by_overriding_one_step(record):
     class WithArea(DatasetMapper):
         def _instances(self, annotations, image_shape):

@@ -170,7 +170,7 @@ class DatasetMapper:
         # PyTorch shares tensors between processes through shared memory; arrays would be pickled.
         planes = image.transpose(2, 0, 1)
         # A mirrored view: PyTorch copies it ten times faster than NumPy.
-        mirrored = [axis for axis, stride in enumerate(planes.strides) if stride < 0]
+        mirrored = tuple(axis for axis, stride in enumerate(planes.strides) if stride < 0)
         upright = np.flip(planes, mirrored)
         if mirrored and upright.flags.c_contiguous and upright.flags.writeable:
             return torch.from_numpy(upright).flip(mirrored)

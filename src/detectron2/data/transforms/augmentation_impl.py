@@ -179,13 +179,13 @@ class ResizeShortestEdge(Augmentation):
     def get_output_shape(
         oldh: int, oldw: int, short_edge_length: int, max_size: int
     ) -> tuple[int, int]:
-        """(h, w) of an (oldh, oldw) image after resizing, rounded to the nearest integers."""
+        """(h, w) of an (oldh, oldw) image after resizing, rounded to integers of at least 1."""
         scale = short_edge_length * 1.0 / min(oldh, oldw)
         h, w = scale * oldh, scale * oldw
         longest = max(h, w)
         if longest > max_size:
             h, w = h * (max_size * 1.0 / longest), w * (max_size * 1.0 / longest)
-        return int(h + 0.5), int(w + 0.5)
+        return max(int(h + 0.5), 1), max(int(w + 0.5), 1)
 
 
 class ResizeScale(Augmentation):
@@ -208,7 +208,7 @@ class ResizeScale(Augmentation):
     def _get_resize(self, image: np.ndarray, scale: float) -> Transform:
         h, w = image.shape[:2]
         ratio = min(self.target_height * scale / h, self.target_width * scale / w)
-        new_h, new_w = (int(side) for side in np.round(np.array([h, w]) * ratio))
+        new_h, new_w = (max(int(side), 1) for side in np.round(np.array([h, w]) * ratio))
         return ResizeTransform(h, w, new_h, new_w, self.interp)
 
     def get_transform(self, image: np.ndarray) -> Transform:
@@ -366,11 +366,11 @@ class RandomCrop(Augmentation):
         h, w = image_size
         if self.crop_type == "relative":
             ratio_h, ratio_w = self.crop_size
-            return int(h * ratio_h + 0.5), int(w * ratio_w + 0.5)
+            return max(int(h * ratio_h + 0.5), 1), max(int(w * ratio_w + 0.5), 1)
         if self.crop_type == "relative_range":
             smallest = np.asarray(self.crop_size, dtype=np.float32)
             ratio_h, ratio_w = smallest + np.random.rand(2) * (1 - smallest)
-            return int(h * ratio_h + 0.5), int(w * ratio_w + 0.5)
+            return max(int(h * ratio_h + 0.5), 1), max(int(w * ratio_w + 0.5), 1)
         if self.crop_type == "absolute":
             return min(self.crop_size[0], h), min(self.crop_size[1], w)
         smallest, largest = self.crop_size
