@@ -84,6 +84,18 @@ def test_shifted_windows_do_not_see_across_the_border():
     assert not same[:2].any()
 
 
+def test_windows_that_are_not_shifted_are_not_masked():
+    torch.manual_seed(0)
+    layer = BasicLayer(8, depth=1, num_heads=2, window_size=4).eval()
+    x = torch.randn(1, 64, 8)
+    changed = x.clone()
+    changed[:, -1] += torch.randn(8)  # the last cell of the last window
+    outputs = [layer(y, 8, 8)[0].view(8, 8, 8) for y in (x, changed)]
+    same = torch.isclose(*outputs).all(dim=-1)
+    assert not same[4:, 4:].any()
+    assert same[:4].all() and same[:, :4].all()
+
+
 class Passing(nn.Module):
     def forward(self, x, mask):
         return x

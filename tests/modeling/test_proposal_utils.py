@@ -49,6 +49,12 @@ def test_boxes_suppress_each_other_within_a_level_only():
     assert found.objectness_logits.tolist() == [4.0, 2.0]
 
 
+def test_boxes_of_one_image_do_not_suppress_those_of_another():
+    same = [[[0.0, 0, 10, 10]]] * 2  # one box in each of two images
+    results = find([same, same], [[[1.0], [2.0]], [[3.0], [4.0]]], sizes=[(100, 200)] * 2)
+    assert [found.objectness_logits.tolist() for found in results] == [[3, 1], [4, 2]]
+
+
 def test_only_the_best_of_a_level_enter_and_only_the_best_of_all_leave():
     apart = [[[x * 20.0, 0, x * 20 + 10, 10] for x in range(4)]]
     logits = [[[1.0, 4.0, 2.0, 3.0]], [[8.0, 5.0, 7.0, 6.0]]]

@@ -121,15 +121,35 @@ def test_anchors_that_leave_the_image_take_no_part(threshold):
 def test_losses_are_the_formula():
     rpn = all_sampled(loss_weight={"loss_rpn_cls": 2.0, "loss_rpn_loc": 3.0})
     anchors = [Boxes(torch.tensor([[0.0, 0, 10, 10], [0, 0, 20, 20], [5, 5, 15, 15]]))]
-    logits = [torch.tensor([[1.0, -2.0, 3.0]])]
-    deltas = [torch.zeros(1, 3, 4)]
-    labels = [torch.tensor([1, 0, -1], dtype=torch.int8)]
-    gt = [torch.tensor([[1.0, 0, 11, 10], [0, 0, 0, 0], [0, 0, 0, 0]])]
+    logits = [torch.tensor([[1.0, -2.0, 3.0], [0.0, 0.0, 4.0]])]
+    deltas = [torch.zeros(2, 3, 4)]
+    labels = list(torch.tensor([[1, 0, -1], [-1, -1, 0]], dtype=torch.int8))
+    gt = [torch.tensor([[1.0, 0, 11, 10], [0, 0, 0, 0], [0, 0, 0, 0]]), torch.zeros(3, 4)]
     with EventStorage():
         losses = rpn.losses(anchors, logits, labels, deltas, gt)
-    objectness = torch.nn.functional.softplus(torch.tensor([-1.0, -2.0])).sum()
-    assert_close(losses["loss_rpn_cls"], 2 * objectness / 10**6)
-    assert_close(losses["loss_rpn_loc"], torch.tensor(3 * 0.1 / 10**6))
+    objectness = torch.nn.functional.softplus(torch.tensor([-1.0, -2.0, 4.0])).sum()
+    samples = 2 * 10**6  # two images
+    assert_close(losses["loss_rpn_cls"], 2 * objectness / samples)
+    assert_close(losses["loss_rpn_loc"], torch.tensor(3 * 0.1 / samples))
+
+
+def test_predictions_belong_to_the_anchor_of_their_cell():
+    class Head(torch.nn.Module):
+        def forward(self, maps):
+            logits = [torch.zeros(2, 3, *x.shape[2:]) for x in maps]
+            deltas = [torch.zeros(2, 12, *x.shape[2:]) for x in maps]
+            logits[1][1, 2, 1, 4] = 5.0  # third anchor of a cell in row 1, column 4
+            deltas[1][1, 2 * 4 + 0, 1, 4] = 0.5  # half a width to the right
+            return logits, deltas
+
+    rpn = make(head=Head()).eval()
+    proposals, _ = rpn(ImageList(torch.zeros(2, 3, 64, 96), [(64, 96)] * 2), features())
+    anchor = rpn.anchor_generator.cell_anchors[1][2] + torch.tensor([4.5, 1.5, 4.5, 1.5]) * 16
+    half_width = (anchor[2] - anchor[0]) / 2
+    expected = anchor + half_width * torch.tensor([1.0, 0, 1, 0])
+    border = torch.tensor([96.0, 64, 96, 64])
+    assert proposals[1].objectness_logits[0] == 5
+    assert_close(proposals[1].proposal_boxes.tensor[0], expected.clamp(min=0).minimum(border))
 
 
 def test_proposals_are_the_decoded_anchors_of_the_highest_logits():

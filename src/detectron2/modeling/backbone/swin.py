@@ -147,19 +147,17 @@ class BasicLayer(nn.Module):
         The cyclic shift brings the top rows to the bottom and the left columns to the right; a
         window there holds up to four regions that must not see each other.
         """
-        rows = self._regions(height, like.device)
-        columns = self._regions(width, like.device)
-        regions = rows[:, None] * 3 + columns[None, :]
+        rows = self._comes_from_the_start(height, like.device)
+        columns = self._comes_from_the_start(width, like.device)
+        regions = rows[:, None] * 2 + columns[None, :]
         windows = window_partition(regions[None, :, :, None], self.window_size).flatten(1)
         differs = windows[:, None, :] != windows[:, :, None]
         return torch.zeros_like(differs, dtype=like.dtype).masked_fill_(differs, -100.0)
 
-    def _regions(self, length: int, device: torch.device) -> Tensor:
-        """Region 0, 1 or 2 of each cell of one padded axis after the shift."""
+    def _comes_from_the_start(self, length: int, device: torch.device) -> Tensor:
+        """1 for the cells of a padded axis that the shift brought from its start to its end."""
         padded = length + -length % self.window_size
-        position = torch.arange(padded, device=device)
-        in_last_window = (position >= padded - self.window_size).long()
-        return in_last_window + (position >= padded - self.shift_size).long()
+        return (torch.arange(padded, device=device) >= padded - self.shift_size).long()
 
 
 class PatchEmbed(nn.Module):
