@@ -75,6 +75,14 @@ def test_the_annotation_s_lists_and_arrays_are_left_alone():
     assert given["keypoints"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("key", ["bbox", "bbox_mode"])
+def test_an_annotation_without_a_box_says_what_it_needs(key):
+    bare = annotation()
+    del bare[key]
+    with pytest.raises(KeyError, match=f"no '{key}'.*BoxMode.XYXY_ABS.*category_id"):
+        utils.annotations_to_instances([bare], (48, 64))
+
+
 @pytest.mark.parametrize("box", [[-10.0, -5, 30, 30], [50.0, 40, 100, 100], [0.0, 0, 900, 900]])
 def test_convention_a_box_that_leaves_the_image_is_clipped(box):
     clipped = utils.transform_instance_annotations(

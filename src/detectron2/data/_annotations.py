@@ -39,7 +39,17 @@ __all__ = [
 
 
 def get_bbox(annotation: dict[str, Any]) -> Any:
-    """The box of an annotation as xyxy in pixels, in the container that it came in."""
+    """The box of an annotation as xyxy in pixels, in the container that it came in.
+
+    Raises:
+        KeyError: the annotation does not say where its box is, or in which form.
+    """
+    for key in ("bbox", "bbox_mode"):
+        if key not in annotation:
+            raise KeyError(
+                f"An annotation has no {key!r}; it needs 'bbox' and 'bbox_mode', such as "
+                f"BoxMode.XYXY_ABS. It has: {', '.join(map(str, annotation))}."
+            )
     return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
 
 
