@@ -105,7 +105,14 @@ class RRPN(RPN):
         return {**arguments, "box2box_transform": transform}
 
     def _pairwise_iou(self, gt_boxes: RotatedBoxes, anchors: RotatedBoxes) -> Tensor:
-        return pairwise_iou_rotated(gt_boxes, anchors)
+        """(M, N) IoU, a millionth smaller where the centres are far from each other.
+
+        An object that lies inside of several anchors has exactly the same IoU with all of them,
+        and the matcher would make each of them its best. The nearest one is meant.
+        """
+        offset = gt_boxes.tensor[:, None, :2] - anchors.tensor[None, :, :2]
+        distance = offset[..., 0].hypot(offset[..., 1])
+        return pairwise_iou_rotated(gt_boxes, anchors) * (1 - 1e-6 * distance / (distance + 1))
 
     def _find_top_proposals(
         self, proposals: list[Tensor], logits: list[Tensor], image_sizes: list[tuple[int, int]]
