@@ -188,10 +188,10 @@ class SemSegEvaluator(DatasetEvaluator):
             "pACC": _ratio(counts.correct.sum(), counts.truth.sum()),
             **self._per_class("ACC", accuracy),
         }
-        return {name: 100 * value for name, value in metrics.items()}
+        return {name: 100 * float(value) for name, value in metrics.items()}
 
     def _per_class(self, metric: str, values: np.ndarray) -> Mapping[str, float]:
-        return {f"{metric}-{name}": float(v) for name, v in zip(self._class_names, values)}
+        return {f"{metric}-{name}": value for name, value in zip(self._class_names, values)}
 
     def encode_json_sem_seg(
         self, sem_seg: np.ndarray, input_file_name: str
