@@ -129,8 +129,8 @@ def test_losses_are_the_formula():
         losses = rpn.losses(anchors, logits, labels, deltas, gt)
     objectness = torch.nn.functional.softplus(torch.tensor([-1.0, -2.0, 4.0])).sum()
     samples = 2 * 10**6  # two images
-    assert_close(losses["loss_rpn_cls"], 2 * objectness / samples)
-    assert_close(losses["loss_rpn_loc"], torch.tensor(3 * 0.1 / samples))
+    assert_close(losses["loss_rpn_cls"] * samples, 2 * objectness)
+    assert_close(losses["loss_rpn_loc"] * samples, torch.tensor(3 * 0.1))
 
 
 def test_predictions_belong_to_the_anchor_of_their_cell():
