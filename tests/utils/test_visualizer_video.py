@@ -59,9 +59,9 @@ class TestColors:
         np.testing.assert_array_equal(second, first[::-1])
 
     def test_another_class_at_the_same_place_is_another_instance(self, video):
-        self.colors(video, BOXES[:1], [0])
-        self.colors(video, BOXES[:1], [1])
-        assert {old.label for old in video._old_instances} == {0, 1}
+        self.colors(video, BOXES, [0, 1])
+        self.colors(video, BOXES, [1, 0])
+        assert [old.label for old in video._old_instances] == [1, 0, 0, 1]
 
     def test_a_jump_gets_a_new_color(self, video):
         self.colors(video, BOXES[:1])
