@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from detectron2.evaluation import (
     DatasetEvaluator,
@@ -85,9 +86,16 @@ class TestLoop:
         assert "Total inference time" in caplog.text
         assert "Total inference pure compute time" in caplog.text
 
-    def test_a_loader_without_length_is_fine(self, caplog):
+    @pytest.mark.parametrize("kind", ["generator", "iterable dataset"])
+    def test_a_loader_without_length_is_fine(self, caplog, kind):
+        class Counting(IterableDataset):
+            def __iter__(self):
+                return iter(range(3))
+
         caplog.set_level(logging.INFO)
-        results = inference_on_dataset(Model(), ([i] for i in range(3)), Recorder())
+        loader = DataLoader(Counting(), collate_fn=list)
+        batches = loader if kind == "iterable dataset" else ([i] for i in range(3))
+        results = inference_on_dataset(Model(), batches, Recorder())
         assert results == {"count": {"images": 3}}
         assert "Start inference on ? batches" in caplog.text
 

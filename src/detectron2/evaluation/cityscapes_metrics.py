@@ -8,7 +8,7 @@ neither for nor against a prediction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,7 +91,10 @@ class SemanticCounts:
     def _add_instance(self, label: int, predicted: np.ndarray) -> None:
         weight = INSTANCE_CLASSES[label] / predicted.size
         category = next(name for name, labels in CATEGORIES.items() if label in labels)
-        accepted = {label: [label], category: _FOUND_IN_CATEGORY[category]}
+        accepted: dict[int | str, Sequence[int]] = {
+            label: (label,),
+            category: _FOUND_IN_CATEGORY[category],
+        }
         for key, labels in accepted.items():
             found = int(np.isin(predicted, labels).sum())
             self.found[key] = self.found.get(key, 0.0) + found * weight
@@ -138,9 +141,9 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else float("nan")
 
 
-def _mean(values: object) -> float:
+def _mean(values: Iterable[float]) -> float:
     """Mean of what is not NaN."""
-    valid = [value for value in values if not np.isnan(value)]  # type: ignore[attr-defined]
+    valid = [value for value in values if not np.isnan(value)]
     return float(np.mean(valid)) if valid else float("nan")
 
 

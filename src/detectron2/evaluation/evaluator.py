@@ -6,7 +6,7 @@ import datetime
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -177,7 +177,7 @@ def inference_on_dataset(
         What ``evaluator.evaluate()`` returns; an empty dictionary instead of None.
     """
     callbacks = callbacks or {}
-    total = len(data_loader) if hasattr(data_loader, "__len__") else None
+    total = _length(data_loader)
     evaluator = _as_one_evaluator(evaluator)
     devices = get_world_size()
     logger.info(f"Start inference on {'?' if total is None else total} batches")
@@ -199,6 +199,16 @@ def inference_on_dataset(
         logger.info(line)
     results = evaluator.evaluate()
     return {} if results is None else results
+
+
+def _length(data_loader: Iterable[Any]) -> int | None:
+    """Number of batches; None where that is not known beforehand."""
+    if not isinstance(data_loader, Sized):
+        return None
+    try:
+        return len(data_loader)
+    except TypeError:  # a DataLoader over an iterable dataset has a __len__ that refuses
+        return None
 
 
 def _as_one_evaluator(

@@ -263,10 +263,10 @@ def _rank(detections: Sequence[Detection], truth: _Truth) -> _Ranked:
     difficult = np.zeros(len(order), dtype=bool)
     for rank, index in enumerate(order.tolist()):
         image, _, *box = detections[index]
-        boxes = truth.boxes.get(image)
-        if boxes is None or not len(boxes):
+        candidates = truth.boxes.get(image)
+        if candidates is None or not len(candidates):
             continue
-        overlaps = _inclusive_iou(np.array(box), boxes)
+        overlaps = _inclusive_iou(np.array(box), candidates)
         best = int(overlaps.argmax())
         iou[rank], target[rank] = overlaps[best], offsets[image] + best
         difficult[rank] = truth.difficult[image][best]

@@ -77,8 +77,11 @@ class RotatedCOCOeval(COCOeval_opt):
         )
         order = np.argsort([-detection["score"] for detection in dt], kind="mergesort")
         dt = [dt[i] for i in order[: max(self.params.maxDets)]]
-        boxes = ([_box_of(annotation) for annotation in each] for each in (dt, gt))
-        return self.compute_iou_dt_gt(*boxes, [a.get("iscrowd", 0) for a in gt])
+        return self.compute_iou_dt_gt(
+            [_box_of(detection) for detection in dt],
+            [_box_of(annotation) for annotation in gt],
+            [annotation.get("iscrowd", 0) for annotation in gt],
+        )
 
     def _make_native(self) -> Any:
         from hotcoco import COCOeval

@@ -27,31 +27,6 @@ class IOUWeightedHungarianBBoxIOUTracker(VanillaHungarianBBoxIOUTracker):
     pairs weigh the same; set ``cost_dtype = np.float64`` in a subclass to weigh them.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        video_height: int,
-        video_width: int,
-        max_num_instances: int = 200,
-        max_lost_frame_count: int = 0,
-        min_box_rel_dim: float = 0.02,
-        min_instance_period: int = 1,
-        track_iou_threshold: float = 0.5,
-        **kwargs: Any,
-    ) -> None:
-        """See `VanillaHungarianBBoxIOUTracker`."""
-        super().__init__(
-            video_height=video_height,
-            video_width=video_width,
-            max_num_instances=max_num_instances,
-            max_lost_frame_count=max_lost_frame_count,
-            min_box_rel_dim=min_box_rel_dim,
-            min_instance_period=min_instance_period,
-            track_iou_threshold=track_iou_threshold,
-            **kwargs,
-        )
-
     def assign_cost_matrix_values(
         self, cost_matrix: np.ndarray, bbox_pairs: list[dict[str, Any]]
     ) -> np.ndarray:

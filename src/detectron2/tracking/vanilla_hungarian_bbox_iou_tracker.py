@@ -79,7 +79,7 @@ class VanillaHungarianBBoxIOUTracker(BaseHungarianTracker):
             instances, prev_instances, iou_all, threshold=self._track_iou_threshold
         )
         size = (len(instances), len(prev_instances))
-        costs = np.full(size, LARGE_COST_VALUE, dtype=self.cost_dtype)
+        costs: np.ndarray = np.full(size, LARGE_COST_VALUE, dtype=self.cost_dtype)
         return self.assign_cost_matrix_values(costs, pairs)
 
     def assign_cost_matrix_values(

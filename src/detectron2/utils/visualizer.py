@@ -23,21 +23,16 @@ from detectron2.utils.drawing.convert import (
     read_id_map,
 )
 from detectron2.utils.drawing.generic_mask import GenericMask
-from detectron2.utils.drawing.layout import box_label_spots, label_font_fraction, median_point
+from detectron2.utils.drawing.instance_labels import SMALL_OBJECT_AREA, find_label_spot
+from detectron2.utils.drawing.layout import common_length, largest_first, middle_of
 from detectron2.utils.drawing.panoptic import _PanopticPrediction
-from detectron2.utils.drawing.shapes import (
-    _LARGE_MASK_AREA_THRESH as _LARGE_MASK_AREA_THRESH,
-)
-from detectron2.utils.drawing.shapes import (
-    _SMALL_OBJECT_AREA_THRESH,
-    ShapeDrawing,
-    edge_color_of,
-)
-from detectron2.utils.drawing.text import POINT, Label, choose_position, plate_size
+from detectron2.utils.drawing.shapes import LARGE_MASK_AREA, ShapeDrawing, edge_color_of
 from detectron2.utils.drawing.vis_image import VisImage
 
 __all__ = ["ColorMode", "VisImage", "Visualizer"]
 
+_SMALL_OBJECT_AREA_THRESH = SMALL_OBJECT_AREA
+_LARGE_MASK_AREA_THRESH = LARGE_MASK_AREA
 _OFF_WHITE = (1.0, 1.0, 240.0 / 255)
 _BLACK = (0, 0, 0)
 _RED = (1.0, 0, 0)
@@ -265,9 +260,8 @@ class Visualizer(ShapeDrawing):
             present = all(key in annotation for annotation in annotations)
             return [annotation[key] for annotation in annotations] if present else None
 
-        keypoints = column("keypoints")
-        if keypoints is not None:
-            keypoints = np.array(keypoints).reshape(len(annotations), -1, 3)
+        points = column("keypoints")
+        keypoints = None if points is None else np.array(points).reshape(len(points), -1, 3)
         classes = column("category_id")
         colors = None
         if self._instance_mode == ColorMode.SEGMENTATION and classes is not None:
@@ -316,26 +310,28 @@ class Visualizer(ShapeDrawing):
         boxes = None if boxes is None else self._convert_boxes(boxes)
         masks = None if masks is None else self._convert_masks(masks)
         keypoints = None if keypoints is None else self._convert_keypoints(keypoints)
-        count = _common_length(boxes=boxes, masks=masks, keypoints=keypoints, labels=labels)
+        count = common_length(boxes=boxes, masks=masks, keypoints=keypoints, labels=labels)
         if assigned_colors is None:
             assigned_colors = [random_color(rgb=True, maximum=1) for _ in range(count)]
-        _common_length(instances=range(count), assigned_colors=assigned_colors)
+        common_length(instances=range(count), assigned_colors=assigned_colors)
         if count == 0:
             return self.output
         if boxes is not None and boxes.shape[1] == 5:
             return self.overlay_rotated_instances(
                 boxes=boxes, labels=labels, assigned_colors=assigned_colors
             )
-        for i in _largest_first(boxes, masks, count):
+        for i in largest_first(boxes, masks, count):
             color = assigned_colors[i]
             if boxes is not None:
                 self.draw_box(boxes[i], edge_color=color)
             if masks is not None:
                 self._draw_instance_mask(masks[i], color, alpha)
             if labels is not None:
-                box = None if boxes is None else boxes[i]
                 self._draw_instance_label(
-                    labels[i], color, box, None if masks is None else masks[i]
+                    labels[i],
+                    color,
+                    None if boxes is None else boxes[i],
+                    None if masks is None else masks[i],
                 )
         if keypoints is not None:
             for points in keypoints:
@@ -353,44 +349,18 @@ class Visualizer(ShapeDrawing):
     def _draw_instance_label(
         self, text: str, color: Color, box: np.ndarray | None, mask: GenericMask | None
     ) -> None:
-        """Write a label at a corner of a box, or in the middle of a mask that has none.
-
-        Where the usual spot would hide an earlier label, another one near the object is taken.
-        """
-        if box is None:
-            if mask is None or mask.area() == 0:
-                return  # keypoints alone are not labelled
-            corners = mask.bbox()
-        elif np.isfinite(box).all():
-            corners = box
-        else:
-            return
-        scale, height = self.output.scale, float(corners[3] - corners[1])
-        side = math.sqrt(self.output.height * self.output.width)
-        font_size = self._default_font_size * label_font_fraction(height, side)
-        label = Label(text, 0, 0, font_size * scale * POINT, _BLACK)
-        plate = np.array(plate_size(text, label.size)) / scale
-        if box is None:
-            x, y = median_point(mask.mask)
-            spots = [(x, y, "center"), (x, y - plate[1], "center"), (x, y + plate[1], "center")]
-        else:
-            area = float(np.prod(box[2:] - box[:2]))
-            small = area < _SMALL_OBJECT_AREA_THRESH * scale or height < 40 * scale
-            spots = box_label_spots(box, (plate[0], plate[1]), small, self.output.height)
-        x, y, align = choose_position(
-            label,
-            self.output.plates(),
-            [(x * scale, y * scale, align) for x, y, align in spots],
-            self.output.canvas_size,
-            self.label_overlap,
+        """Write the label of an instance near its box, or into its mask."""
+        spot = find_label_spot(
+            self.output, text, box, mask, self._default_font_size, self.label_overlap
         )
-        self.draw_text(
-            text,
-            (x / scale, y / scale),
-            color=self._change_color_brightness(color, brightness_factor=0.7),
-            horizontal_alignment=align,
-            font_size=font_size,
-        )
+        if spot is not None:
+            self.draw_text(
+                text,
+                spot.position,
+                color=self._change_color_brightness(color, brightness_factor=0.7),
+                horizontal_alignment=spot.align,
+                font_size=spot.font_size,
+            )
 
     def overlay_rotated_instances(
         self,
@@ -438,8 +408,8 @@ class Visualizer(ShapeDrawing):
         for first, second, color in self.metadata.get("keypoint_connection_rules", None) or ():
             if first in visible and second in visible:
                 self._connect(visible[first], visible[second], [value / 255 for value in color])
-        shoulders = _middle(visible, "left_shoulder", "right_shoulder")
-        hips = _middle(visible, "left_hip", "right_hip")
+        shoulders = middle_of(visible, "left_shoulder", "right_shoulder")
+        hips = middle_of(visible, "left_hip", "right_hip")
         if shoulders is not None:
             if "nose" in visible:
                 self._connect(visible["nose"], shoulders, _RED)
@@ -460,31 +430,3 @@ class Visualizer(ShapeDrawing):
 
     def _convert_keypoints(self, keypoints: Any) -> np.ndarray:
         return keypoints_to_array(keypoints)
-
-
-def _middle(points: dict[str, tuple[float, float]], *names: str) -> tuple[float, float] | None:
-    """The mean of named points, None unless all are there."""
-    if not all(name in points for name in names):
-        return None
-    x, y = np.mean([points[name] for name in names], axis=0)
-    return float(x), float(y)
-
-
-def _common_length(**lists: Any) -> int:
-    """The length that all given lists share; None counts as not given."""
-    lengths = {name: len(values) for name, values in lists.items() if values is not None}
-    if len(set(lengths.values())) > 1:
-        raise AssertionError(f"One entry per instance, but the numbers differ: {lengths}.")
-    return next(iter(lengths.values()), 0)
-
-
-def _largest_first(
-    boxes: np.ndarray | None, masks: list[GenericMask] | None, count: int
-) -> Sequence[int]:
-    if boxes is not None:
-        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    elif masks is not None:
-        areas = np.array([mask.area() for mask in masks])
-    else:
-        return range(count)
-    return np.argsort(-areas, kind="stable").tolist()

@@ -1,20 +1,25 @@
-"""Where things go: corners of turned boxes, spots for labels, centres and islands of masks."""
+"""Where things go, and in which order: corners, spots for labels, centres and islands of masks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from detectron2.utils.drawing.contours import Contour, trace
+from detectron2.utils.drawing.generic_mask import GenericMask
 
 __all__ = [
     "box_label_spots",
     "central_points",
+    "common_length",
     "label_font_fraction",
+    "largest_first",
     "median_point",
+    "middle_of",
     "rotated_corners",
     "without_small_regions",
 ]
@@ -130,3 +135,31 @@ def _median(counts: np.ndarray) -> float:
     middle = [(total - 1) // 2, total // 2]
     low, high = np.searchsorted(cumulative, middle, side="right")
     return float(low + high) / 2
+
+
+def middle_of(points: dict[str, tuple[float, float]], *names: str) -> tuple[float, float] | None:
+    """The mean of named points, None unless all are there."""
+    if not all(name in points for name in names):
+        return None
+    x, y = np.mean([points[name] for name in names], axis=0)
+    return float(x), float(y)
+
+
+def common_length(**lists: Any) -> int:
+    """The length that all given lists share; None counts as not given."""
+    lengths = {name: len(values) for name, values in lists.items() if values is not None}
+    if len(set(lengths.values())) > 1:
+        raise AssertionError(f"One entry per instance, but the numbers differ: {lengths}.")
+    return next(iter(lengths.values()), 0)
+
+
+def largest_first(
+    boxes: np.ndarray | None, masks: Sequence[GenericMask] | None, count: int
+) -> Sequence[int]:
+    if boxes is not None:
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    elif masks is not None:
+        areas = np.array([mask.area() for mask in masks])
+    else:
+        return range(count)
+    return np.argsort(-areas, kind="stable").tolist()

@@ -13,6 +13,7 @@ from detectron2.utils.colormap import random_color
 from detectron2.utils.drawing import paint
 from detectron2.utils.drawing.colors import Color, scale_lightness, text_color, to_rgb, to_rgb8
 from detectron2.utils.drawing.contours import trace
+from detectron2.utils.drawing.instance_labels import SMALL_OBJECT_AREA
 from detectron2.utils.drawing.layout import (
     central_points,
     label_font_fraction,
@@ -22,10 +23,9 @@ from detectron2.utils.drawing.layout import (
 from detectron2.utils.drawing.text import POINT, Label
 from detectron2.utils.drawing.vis_image import VisImage
 
-__all__ = ["ShapeDrawing"]
+__all__ = ["LARGE_MASK_AREA", "ShapeDrawing", "edge_color_of"]
 
-_SMALL_OBJECT_AREA_THRESH = 1000
-_LARGE_MASK_AREA_THRESH = 120000
+LARGE_MASK_AREA = 120000  # pixels; every region above it gets a text of its own
 
 
 class ShapeDrawing:
@@ -94,7 +94,7 @@ class ShapeDrawing:
         if not all(map(math.isfinite, (x0, y0, x1, y1))):
             return self.output
         if line_style in ("-", "solid"):
-            corners = self._points([(x0, y0), (x1, y1)]).reshape(-1)
+            corners = self._points([(x0, y0), (x1, y1)]).reshape(-1).tolist()
             for patch in paint.box_frame(corners, width, self.output.canvas_size):
                 self.output.paint(patch, color, alpha)
         else:
@@ -126,7 +126,7 @@ class ShapeDrawing:
         if not np.isfinite(np.asarray(rotated_box, dtype=np.float64)).all():
             return self.output
         _, _, width, height, degrees = (float(value) for value in rotated_box)
-        small = width * height < _SMALL_OBJECT_AREA_THRESH * self.output.scale
+        small = width * height < SMALL_OBJECT_AREA * self.output.scale
         corners = rotated_corners(rotated_box)
         for side in range(4):
             start, end = corners[side], corners[(side + 1) % 4]
@@ -274,7 +274,7 @@ class ShapeDrawing:
 
     def _draw_text_in_mask(self, binary_mask: np.ndarray, text: str, color: Color) -> None:
         """Write `text` at the median pixel of the largest region and of other large ones."""
-        for point in central_points(np.asarray(binary_mask).astype(bool), _LARGE_MASK_AREA_THRESH):
+        for point in central_points(np.asarray(binary_mask).astype(bool), LARGE_MASK_AREA):
             self.draw_text(text, point, color=color)
 
     # -------------------------------------------------------------- colours and conversions

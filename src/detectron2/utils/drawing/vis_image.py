@@ -55,12 +55,14 @@ class VisImage:
         """
         picture = Image.fromarray(np.ascontiguousarray(img[..., :3]).astype(np.uint8, copy=False))
         # The small term keeps 928 * 1.0 from becoming 927 where a product falls just short.
-        size = tuple(max(int(side * self.scale + 1e-2), 1) for side in (self.width, self.height))
-        if picture.size != size:
+        width, height = (
+            max(int(side * self.scale + 1e-2), 1) for side in (self.width, self.height)
+        )
+        if picture.size != (width, height):
             # Enlarged pixels stay crisp squares, reduced ones are averaged.
             crisp = self.scale >= 1
             filter_ = Image.Resampling.NEAREST if crisp else Image.Resampling.BOX
-            picture = picture.resize(size, filter_)
+            picture = picture.resize((width, height), filter_)
         elif picture.mode != "RGB":
             picture = picture.convert("RGB")
         self.picture = picture.copy()
