@@ -14,7 +14,8 @@ __all__ = ["ConfigEdits", "edits_of"]
 class ConfigEdits(Protocol):
     """Sets a value at the place where this kind of config keeps it."""
 
-    output_dir: str
+    @property
+    def output_dir(self) -> str: ...
 
     def set_output_dir(self, folder: str) -> None: ...
 

@@ -80,7 +80,7 @@ def write_drawn_shapes(
     *,
     train_images: int = 200,
     val_images: int = 50,
-    size: tuple[int, int] = (128, 160),
+    size: tuple[int, int] = (96, 128),
     seed: int = 0,
     on_image_done: Callable[[], None] = lambda: None,
 ) -> None:
@@ -173,7 +173,7 @@ def _drop_hidden(shapes: list[_Shape], size: tuple[int, int]) -> list[_Placed]:
 
 def _random_shape(rng: np.random.Generator, size: tuple[int, int]) -> _Shape:
     height, width = size
-    radius = float(rng.uniform(0.12, 0.26)) * min(size)
+    radius = float(rng.uniform(0.13, 0.28)) * min(size)
     center = np.array(
         [
             rng.uniform(0.6 * radius, width - 0.6 * radius),

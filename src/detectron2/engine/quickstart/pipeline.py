@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import nn
 
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
@@ -38,6 +40,7 @@ __all__ = ["CONFIG_NAME", "QuickstartResult", "quickstart_config", "run_quicksta
 CONFIG_NAME = "Quickstart/mask_rcnn_R_18_FPN.yaml"
 _TRAIN_IMAGES, _VAL_IMAGES = 400, 60
 _SEED = 7
+_ADAMW_LR, _ADAMW_WEIGHT_DECAY = 8e-4, 0.01
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,14 @@ class _Trainer(DefaultTrainer):
     progress: Progress
     task: TaskID
 
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW: within two minutes it gets much further than SGD from random weights."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.OPTIMIZER = "AdamW"
+        return super().build_optimizer(cfg, model)
+
     def build_hooks(self) -> list[HookBase | None]:
         return [*super().build_hooks(), _ShowProgress(self.progress, self.task)]
 
@@ -90,10 +101,12 @@ class _Trainer(DefaultTrainer):
 def quickstart_config(output: Path, train_name: str, val_name: str) -> CfgNode:
     """The zoo's small Mask R-CNN, bound to the drawn dataset."""
     cfg = model_zoo.get_config(CONFIG_NAME)
+    assert isinstance(cfg, CfgNode), "the quick start's config is a YAML file"
     cfg.DATASETS.TRAIN = (train_name,)
     cfg.DATASETS.TEST = (val_name,)
     cfg.OUTPUT_DIR = str(output)
     cfg.SEED = _SEED
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = _ADAMW_LR, _ADAMW_WEIGHT_DECAY
     return cfg
 
 

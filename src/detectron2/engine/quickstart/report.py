@@ -48,7 +48,7 @@ def write_report(
         seconds: duration of each step so far.
         on_image_done: called after each annotated image, for a progress bar.
     """
-    figures = []
+    figures: list[tuple[str, dict[str, np.ndarray]]] = []
     predictor = DefaultPredictor(cfg)
     dataset_name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(dataset_name)
