@@ -87,8 +87,8 @@ def download(url: str, target: str, expected_hash: str = "") -> None:
 def _explain(url: str, target: str, reason: str) -> str:
     return (
         f"Cannot download {url}: {reason}. Download it by other means and put it at {target!r}, "
-        "or, if it is the weights of a model, set MODEL.WEIGHTS (train.init_checkpoint in a "
-        "Python config) to '' to go on with random weights."
+        "or, if it is the weights of a model, go on with random ones: --random-weights on the "
+        "command line, MODEL.WEIGHTS '' (train.init_checkpoint '') in a config."
     )
 
 
