@@ -151,12 +151,14 @@ class ShapeDrawing:
     def draw_circle(
         self, circle_coord: Sequence[float], color: Color, radius: float = 3
     ) -> VisImage:
-        """Draw a filled circle around (x, y), `radius` in pixels of the picture."""
+        """Draw a filled circle around (x, y), `radius` in pixels of the picture.
+
+        It has an outline of one point in the same colour, half of which lies outside.
+        """
         center = self._points(circle_coord)[0]
         if np.isfinite(center).all():
-            patch = paint.disk(
-                (center[0], center[1]), radius * self.output.scale, self.output.canvas_size
-            )
+            reach = radius * self.output.scale + POINT / 2
+            patch = paint.disk((center[0], center[1]), reach, self.output.canvas_size)
             self.output.paint(patch, to_rgb8(color))
         return self.output
 

@@ -12,13 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 __all__ = ["Label", "Plate", "choose_position", "draw_label", "plate_of", "plate_size"]
 
-POINT = (
-    100 / 72
-)  # pixels of one typographic point: font sizes and line widths are points at 100 dpi
+# Pixels of one typographic point: font sizes and line widths are points at 100 dots per inch.
+POINT = 100 / 72
 _PLATE_OPACITY = 0.8
 # The font that ships with Pillow runs narrower than the usual plotting fonts, so letters are set
-# a little larger for the same size in points.
+# a little larger for the same size in points, and wider apart, which also suits light letters on
+# a dark ground.
 _FONT_SCALE = 1.08
+_TRACKING = 0.02  # room between letters, in font sizes
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,50 @@ class Plate:
 
 
 @functools.lru_cache(maxsize=64)
-def _font(half_pixels: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(half_pixels / 2)
+def _font(half_pixels: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(half_pixels / 2)
+    assert isinstance(font, ImageFont.FreeTypeFont), "a size asks for the scalable font"
+    return font
 
 
-def _load_font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _load_font(size: float) -> ImageFont.FreeTypeFont:
     return _font(max(round(2 * size * _FONT_SCALE), 8))
 
 
-@functools.lru_cache(maxsize=4096)
 def plate_size(text: str, size: float) -> tuple[int, int]:
     """(width, height) in pixels of the unrotated plate of `text`."""
-    font = _load_font(size)
-    measure = ImageDraw.Draw(Image.new("L", (1, 1)))
+    return _letters(text, size).size
+
+
+@functools.lru_cache(maxsize=1024)
+def _letters(text: str, size: float) -> Image.Image:
+    """Coverage of the letters on their plate, in "L" mode."""
+    font, pad = _load_font(size), _padding(size)
+    lines = text.split("\n")
+    boxes = [font.getbbox(line or " ", anchor="ls") for line in lines]
     # Every plate is as tall as one with ascenders and descenders, so that neighbours align.
-    left, top, right, bottom = measure.multiline_textbbox((0, 0), text or " ", font=font)
-    _, line_top, _, line_bottom = measure.textbbox((0, 0), "lp", font=font)
-    pad = _padding(size)
-    tall = max(bottom, line_bottom) - min(top, line_top)
-    return math.ceil(right - left + 4 * pad), math.ceil(tall + 2 * pad)
+    usual = font.getbbox("lp", anchor="ls")
+    above = -min(box[1] for box in [usual, *boxes])
+    tall = above + max(box[3] for box in [usual, *boxes])
+    pens = [_pens(line, font, _TRACKING * size) for line in lines]
+    width = max(pen[-1][0] + font.getlength(pen[-1][1]) for pen in pens)
+    picture = Image.new("L", (math.ceil(width + 4 * pad), math.ceil(tall * len(lines) + 2 * pad)))
+    drawing = ImageDraw.Draw(picture)
+    for row, (pen, box) in enumerate(zip(pens, boxes)):
+        baseline = pad + above + row * tall
+        for x, piece in pen:
+            drawing.text((2 * pad - box[0] + x, baseline), piece, 255, font, anchor="ls")
+    return picture
+
+
+def _pens(line: str, font: ImageFont.FreeTypeFont, tracking: float) -> list[tuple[float, str]]:
+    """Where the pen stands for each piece of a line. Scripts whose letters join stay whole."""
+    if not line.isascii() or not line:
+        return [(0.0, line)]
+    return [
+        (font.getlength(line[:index]) + index * tracking, letter)
+        for index, letter in enumerate(line)
+    ]
 
 
 def _padding(size: float) -> int:
@@ -102,21 +128,11 @@ def draw_label(canvas: Image.Image, label: Label) -> None:
 
 def _tile(label: Label) -> Image.Image:
     """RGBA picture of the label, turned."""
-    size = plate_size(label.text, label.size)
-    font = _load_font(label.size)
-    pad = _padding(label.size)
-    letters = Image.new("L", size)
-    drawing = ImageDraw.Draw(letters)
-    left = drawing.multiline_textbbox((0, 0), label.text or " ", font=font)[0]
-    top = min(
-        drawing.textbbox((0, 0), "lp", font=font)[1],
-        drawing.multiline_textbbox((0, 0), label.text or " ", font=font)[1],
-    )
-    drawing.multiline_text((2 * pad - left, pad - top), label.text, fill=255, font=font)
+    letters = _letters(label.text, label.size)
     plate_level = round(255 * _PLATE_OPACITY)
     # Letters are opaque, the plate between them lets the picture through.
     opacity = letters.point([max(level, plate_level) for level in range(256)])
-    tile = Image.new("RGBA", size, (0, 0, 0, 255))
+    tile = Image.new("RGBA", letters.size, (0, 0, 0, 255))
     tile.paste(label.color, (0, 0), letters)
     tile.putalpha(opacity)
     if label.rotation:
