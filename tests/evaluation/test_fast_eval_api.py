@@ -98,6 +98,49 @@ class TestAgainstPycocotools:
         assert (evaluation.stats == -1).all()
 
 
+class TestMissingFields:
+    """hotcoco guesses what an annotation lacks; the wrong score must not go unnoticed."""
+
+    SHARED = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 30, 30], "area": 900}
+    SHAPE = {"segmentation": [[9, 9, 39, 9, 39, 39, 9, 39]], "keypoints": [12, 12, 2] * 17}
+    TRUTH = {**SHARED, **SHAPE, "iscrowd": 0, "num_keypoints": 17}
+    FOUND = {**SHARED, **SHAPE, "score": 0.9}
+
+    @pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
+    @pytest.mark.parametrize(
+        ("side", "field"),
+        [(0, key) for key in TRUTH if key != "id"] + [(1, key) for key in FOUND if key != "id"],
+    )
+    def test_convention_errors_are_those_of_pycocotools(self, task, side, field):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        annotations = [dict(self.TRUTH), dict(self.FOUND)]
+        del annotations[side][field]
+        outcomes = []
+        for kind in (COCOeval, COCOeval_opt):
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    datasets = [self.dataset(COCO(), annotation) for annotation in annotations]
+                    evaluation = kind(*datasets, task)
+                    evaluation.evaluate()
+                    evaluation.accumulate()
+                    evaluation.summarize()
+                outcomes.append(float(evaluation.stats[0]))
+            except KeyError:
+                outcomes.append("KeyError")
+        assert outcomes[0] == outcomes[1]
+
+    def dataset(self, coco, annotation):
+        coco.dataset = {
+            "images": [{"id": 1, "width": 100, "height": 80}],
+            "categories": [{"id": 1, "name": "a"}],
+            "annotations": [dict(annotation)],
+        }
+        coco.createIndex()
+        return coco
+
+
 class TestSteps:
     @pytest.fixture
     def evaluation(self, data):

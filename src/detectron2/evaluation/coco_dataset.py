@@ -95,14 +95,39 @@ def _renumbered(content: dict[str, Any], numbers: Mapping[Hashable, int]) -> dic
     return renumbered
 
 
-def as_hotcoco(dataset: Any) -> Any:
+# What COCO's protocol reads of an annotation, by task. hotcoco fills what is missing with a guess.
+_TRUTH_FIELDS = {
+    "bbox": ("bbox",),
+    "segm": ("segmentation",),
+    "keypoints": ("keypoints", "num_keypoints", "bbox"),
+}
+_RESULT_FIELDS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints",)}
+
+
+def as_hotcoco(dataset: Any, task: str | None = None, results: bool = False) -> Any:
     """A hotcoco.COCO of a dataset that may be another library's COCO object.
 
     Args:
         dataset: a hotcoco.COCO, or anything whose ``dataset`` is a COCO dictionary.
+        task: "bbox", "segm" or "keypoints", to check that annotations have what it takes.
+        results: the annotations are detections, not ground truth.
+
+    Raises:
+        KeyError: an annotation lacks a field.
     """
     from hotcoco import COCO
 
     if dataset is None or isinstance(dataset, COCO):
         return dataset
+    if task is not None:
+        shared = ("area", "score") if results else ("area", "iscrowd")
+        own = (_RESULT_FIELDS if results else _TRUTH_FIELDS)[task]
+        _require_fields(dataset.dataset.get("annotations", ()), (*shared, *own))
     return COCO(dataset.dataset) if dataset.dataset else COCO()
+
+
+def _require_fields(annotations: Iterable[dict[str, Any]], fields: Iterable[str]) -> None:
+    for annotation in annotations:
+        for field in fields:
+            if field not in annotation:
+                raise KeyError(f"Annotation {annotation.get('id')} has no {field!r}.")

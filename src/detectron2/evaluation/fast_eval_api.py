@@ -135,8 +135,9 @@ class COCOeval_opt:
         """The hotcoco evaluation of this ground truth, these detections and parameters."""
         from hotcoco import COCOeval
 
-        ground_truth, detections = as_hotcoco(self.cocoGt), as_hotcoco(self.cocoDt)
-        native = COCOeval(ground_truth, detections, self.params.iouType)
+        task = self.params.iouType
+        truth, detections = as_hotcoco(self.cocoGt, task), as_hotcoco(self.cocoDt, task, True)
+        native = COCOeval(truth, detections, task)
         native.params = self.params.to_hotcoco()
         return native
 
