@@ -360,3 +360,11 @@ def test_federated_weights_come_from_the_training_datasets(monkeypatch):
     layers = FastRCNNOutputLayers(cfg, ShapeSpec(channels=8))
     assert asked == {"names": ("rare_things",), "power": 0.5}
     assert layers.state_dict()["fed_loss_cls_weights"].tolist() == [1, 2, 3, 4]
+
+
+def test_scores_of_a_half_precision_head_are_float32():
+    proposals = labelled_proposals(4)
+    scores = torch.randn(4, K + 1).bfloat16()
+    for layers in (output_layers(), output_layers(use_sigmoid_ce=True)):
+        (probs,) = layers.predict_probs((scores, None), proposals)
+        assert probs.dtype == torch.float32

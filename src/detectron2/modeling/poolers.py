@@ -52,7 +52,7 @@ def convert_boxes_to_pooler_format(box_lists: BoxLists) -> Tensor:
         the boxes.
     """
     boxes = cat([b.tensor for b in box_lists])
-    indices = [boxes.new_full((len(b), 1), i) for i, b in enumerate(box_lists)]
+    indices = [torch.full_like(b.tensor[:, :1], i) for i, b in enumerate(box_lists)]
     return torch.cat([cat(indices), boxes], dim=1)
 
 

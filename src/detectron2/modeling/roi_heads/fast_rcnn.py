@@ -365,14 +365,16 @@ class FastRCNNOutputLayers(nn.Module):
     def predict_probs(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
-        """For each image, (R, K + 1) probabilities, background last."""
+        """For each image, (R, K + 1) probabilities, background last, at least float32."""
         scores, _ = predictions
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         probs = scores.sigmoid() if self.use_sigmoid_ce else F.softmax(scores, dim=-1)
         return self._per_image(probs, proposals)
 
     @staticmethod
     def _per_image(rows: Tensor, proposals: list[Instances]) -> list[Tensor]:
-        return list(rows.split([len(p) for p in proposals]))
+        # Sizes of tensors, unlike lengths of lists, stay variables when the model is traced.
+        return list(rows.split([p.proposal_boxes.tensor.shape[0] for p in proposals]))
 
 
 def _flat_size(shape: ShapeSpec) -> int:

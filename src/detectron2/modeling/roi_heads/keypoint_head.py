@@ -89,7 +89,7 @@ def keypoint_rcnn_inference(pred_keypoint_logits: Tensor, pred_instances: list[I
     heatmaps = pred_keypoint_logits.detach()
     found = heatmaps_to_keypoints(heatmaps, boxes.detach())  # (x, y, logit, probability)
     keypoints = found[:, :, [0, 1, 3]]
-    counts = [len(x) for x in pred_instances]
+    counts = [x.pred_boxes.tensor.shape[0] for x in pred_instances]
     for instances, of_image, maps in zip(
         pred_instances, keypoints.split(counts), heatmaps.split(counts)
     ):

@@ -118,7 +118,7 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
         classes = cat([x.pred_classes for x in pred_instances])
         rows = torch.arange(masks.shape[0], device=masks.device)
         masks = masks[rows, classes][:, None]
-    counts = [len(x) for x in pred_instances]
+    counts = [x.pred_classes.shape[0] for x in pred_instances]
     for instances, probabilities in zip(pred_instances, masks.sigmoid().split(counts)):
         instances.pred_masks = probabilities
 
