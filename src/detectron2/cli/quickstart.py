@@ -29,6 +29,6 @@ def quickstart(
         console.print(f"{task}: AP {values['AP']:.1f}, AP50 {values['AP50']:.1f}")
     console.print(f"{sum(result.seconds.values()):.0f} seconds in all: {result.seconds}")
     console.print(
-        f"Report: {result.report}\nNext, on your own photographs: detectron2 predict PHOTOS "
+        f"Report: {result.report} - next, on your own photographs: detectron2 predict PHOTOS "
         f"--config {result.config} --weights {result.checkpoint}"
     )
