@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["DropPath", "Mlp", "drop_path_rates", "init_weights", "run_block"]
+__all__ = ["DropPath", "Mlp", "drop_path_rates", "init_weights", "learned_positions", "run_block"]
 
 
 class DropPath(nn.Module):
@@ -63,6 +63,11 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+def learned_positions(*shape: int) -> nn.Parameter:
+    """A parameter of `shape`, truncated normal of deviation 0.02."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.zeros(*shape), std=0.02))
 
 
 def drop_path_rates(highest: float, depth: int) -> list[float]:

@@ -18,10 +18,6 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     ``_out_feature_channels`` and ``_out_feature_strides`` (by name) or overrides `output_shape`.
     """
 
-    _out_features: list[str]
-    _out_feature_channels: dict[str, int]
-    _out_feature_strides: dict[str, int]
-
     def __init__(self) -> None:
         super().__init__()
 

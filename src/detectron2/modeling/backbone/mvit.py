@@ -13,6 +13,7 @@ from detectron2.modeling.backbone._transformer import (
     Mlp,
     drop_path_rates,
     init_weights,
+    learned_positions,
     run_block,
 )
 from detectron2.modeling.backbone.backbone import Backbone
@@ -281,20 +282,18 @@ class MViT(Backbone):
         if use_abs_pos:
             rows, columns = (pretrain_img_size // stride for stride in patch_stride)
             num_positions = rows * columns + int(pretrain_use_cls_token)
-            self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            self.pos_embed = learned_positions(1, num_positions, embed_dim)
 
-        last_blocks = list(last_block_indexes)
-        self._last_block_indexes = last_blocks
-        drop_paths = drop_path_rates(drop_path_rate, depth)
+        self._last_block_indexes = last_blocks = list(last_block_indexes)
+        patch_grid = tuple(img_size // stride for stride in patch_stride)
         self.blocks = nn.ModuleList()
-        for index in range(depth):
+        for index, drop_path in enumerate(drop_path_rates(drop_path_rate, depth)):
             stage = sum(last < index for last in last_blocks)  # from 0
             self.blocks.append(
                 MultiScaleBlock(
                     mlp_ratio=mlp_ratio,
                     qkv_bias=qkv_bias,
-                    drop_path=drop_paths[index],
+                    drop_path=drop_path,
                     norm_layer=norm_layer,
                     act_layer=act_layer,
                     qkv_pool_kernel=qkv_pool_kernel,
@@ -309,7 +308,7 @@ class MViT(Backbone):
                         embed_dim,
                         adaptive_kv_stride,
                         adaptive_window_size,
-                        tuple(img_size // stride for stride in patch_stride),
+                        patch_grid,
                     ),
                 )
             )

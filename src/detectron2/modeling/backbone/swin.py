@@ -19,6 +19,7 @@ from detectron2.modeling.backbone._transformer import (
     Mlp,
     drop_path_rates,
     init_weights,
+    learned_positions,
 )
 from detectron2.modeling.backbone.backbone import Backbone
 
@@ -254,8 +255,7 @@ class SwinTransformer(Backbone):
         )
         if ape:
             side = pretrain_img_size // patch_size
-            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
-            nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
+            self.absolute_pos_embed = learned_positions(1, embed_dim, side, side)
         self.pos_drop = nn.Dropout(drop_rate)
 
         drop_paths = drop_path_rates(drop_path_rate, sum(depths))
@@ -280,15 +280,18 @@ class SwinTransformer(Backbone):
                     use_checkpoint=use_checkpoint,
                 )
             )
-        for index in self.out_indices:
-            self.add_module(f"norm{index}", norm_layer(self.num_features[index]))
-
-        self._out_features = [f"p{index}" for index in self.out_indices]
-        self._out_feature_channels = {f"p{i}": self.num_features[i] for i in self.out_indices}
-        self._out_feature_strides = {f"p{i}": patch_size * 2**i for i in self.out_indices}
         self._size_divisibility = patch_size * 2 ** (self.num_layers - 1)
+        self._add_outputs(patch_size, norm_layer)
         self.apply(init_weights)
         self._freeze_stages()
+
+    def _add_outputs(self, patch_size: int, norm_layer: Norm) -> None:
+        self._out_features = [f"p{index}" for index in self.out_indices]
+        self._out_feature_channels, self._out_feature_strides = {}, {}
+        for index, name in zip(self.out_indices, self._out_features, strict=True):
+            self._out_feature_channels[name] = self.num_features[index]
+            self._out_feature_strides[name] = patch_size * 2**index
+            self.add_module(f"norm{index}", norm_layer(self.num_features[index]))
 
     @property
     def size_divisibility(self) -> int:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling.backbone._transformer import drop_path_rates, init_weights, run_block
+from detectron2.modeling.backbone._transformer import (
+    drop_path_rates,
+    init_weights,
+    learned_positions,
+    run_block,
+)
 from detectron2.modeling.backbone._vit_blocks import Attention, Block, ResBottleneckBlock
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.fpn import _assert_strides_are_log2_contiguous
@@ -95,8 +99,7 @@ class ViT(Backbone):
         self.pos_embed: nn.Parameter | None = None
         if use_abs_pos:
             num_positions = (pretrain_img_size // patch_size) ** 2 + int(pretrain_use_cls_token)
-            self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+            self.pos_embed = learned_positions(1, num_positions, embed_dim)
         self.blocks = nn.ModuleList(
             Block(
                 dim=embed_dim,
