@@ -32,6 +32,7 @@ Array = NDArray[Any]
 
 NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 ROIS_PER_CALL = 8
+ROWS_PER_BAND = 32
 CHANNELS_PER_CALL = 16  # one cache line of float32: no two threads write to the same line
 
 
@@ -53,11 +54,13 @@ def prepare(
         )
     prepared = []
     for level, (size, scale) in enumerate(zip(sizes, scales)):
-        if levels is None:
-            order = np.arange(len(images))
-        else:
-            order = np.flatnonzero(as_array(levels) == level)
-        boxes = as_array(boxes_in_cells(rois, real, scale, aligned))
+        in_cells = boxes_in_cells(rois, real, scale, aligned)
+        boxes, band = as_array(in_cells), as_array(torch.floor(in_cells[:, 0] / ROWS_PER_BAND))
+        # Neighbours one after another find their cells in the cache: 29 ms instead of 52 for
+        # 1000 random boxes on a map of 55 MB.
+        order = np.lexsort((boxes[:, 1], band, images))
+        if levels is not None:
+            order = order[as_array(levels)[order] == level]
         prepared.append((size, images, boxes, order))
     return prepared
 
