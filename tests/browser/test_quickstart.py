@@ -55,7 +55,7 @@ def test_everything_that_was_promised_is_written(short_run):
     pictures = sorted((folder / "predictions").iterdir())
     assert len(pictures) == 60
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (128, 96)
+        assert picture.size == (512, 384)
 
 
 def test_last_line_names_the_report_and_the_next_command(short_run):

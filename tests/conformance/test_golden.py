@@ -14,6 +14,15 @@ GROUPS = "abcdefghj"
 # Full-size models take minutes together; one of each architecture stays in the suite.
 SECONDS_PER_CASE = 6.0
 
+NO_LVIS_LISTS = "the names and image counts of LVIS categories are not shipped yet"
+NO_EXPORT = "detectron2.export does not exist yet"
+GAPS = {
+    "F/load_lvis_json": NO_LVIS_LISTS,
+    "F/builtin_metadata": NO_LVIS_LISTS,
+    "F/gen_crop_and_misc": NO_LVIS_LISTS,
+    "E/exports": NO_EXPORT,
+}
+
 sys.path.insert(0, str(KIT))
 try:
     import core
@@ -30,7 +39,9 @@ def selected():
     for name, case in core.CASES.items():
         entry = MANIFEST.get(name)
         if entry and "status" not in entry and entry["seconds"] <= SECONDS_PER_CASE:
-            yield pytest.param(case, id=name)
+            # Strict: a gap that has been closed fails until it is struck from the list.
+            gap = [pytest.mark.xfail(reason=GAPS[name], strict=True)] if name in GAPS else []
+            yield pytest.param(case, id=name, marks=gap)
 
 
 @pytest.fixture(autouse=True)

@@ -158,11 +158,13 @@ def predict_files(
     return summary
 
 
-def draw_predictions(rgb: np.ndarray, outputs: dict[str, Any], metadata: Metadata) -> np.ndarray:
-    """(H, W, 3) uint8 RGB picture of what a model found in the RGB image `rgb`."""
+def draw_predictions(
+    rgb: np.ndarray, outputs: dict[str, Any], metadata: Metadata, scale: float = 1.0
+) -> np.ndarray:
+    """(H * scale, W * scale, 3) uint8 RGB picture of what a model found in the RGB image `rgb`."""
     from detectron2.utils.visualizer import Visualizer
 
-    visualizer = Visualizer(np.ascontiguousarray(rgb), metadata)
+    visualizer = Visualizer(np.ascontiguousarray(rgb), metadata, scale=scale)
     if "panoptic_seg" in outputs:
         segmentation, segments = outputs["panoptic_seg"]
         return visualizer.draw_panoptic_seg_predictions(segmentation.cpu(), segments).get_image()

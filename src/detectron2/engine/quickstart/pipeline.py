@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ class _Trainer(DefaultTrainer):
     task: TaskID
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        # An eighth faster on CPUs: convolutions need not reorder what they read.
+        return super().build_model(cfg).to(memory_format=torch.channels_last)
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW: within two minutes it gets much further than SGD from random weights."""
         cfg = cfg.clone()
@@ -132,7 +138,7 @@ def run_quickstart(output: str | Path, iterations: int | None = None) -> Quickst
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with _log_to_file(output / "log.txt"), Progress(*columns) as progress:
+    with _log_to_file(output / "log.txt"), _half_of_the_cores(), Progress(*columns) as progress:
         steps = _Steps(output, progress, watch, iterations)
         return steps.run()
 
@@ -234,6 +240,19 @@ class _Sized:
 
     def __len__(self) -> int:
         return self._length
+
+
+@contextmanager
+def _half_of_the_cores() -> Iterator[None]:
+    """Convolutions this small gain a fifth from a second thread on an idle machine, and on a busy
+    one become five times slower, because its threads wait for one another.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

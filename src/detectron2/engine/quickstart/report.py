@@ -21,6 +21,8 @@ __all__ = ["write_report"]
 
 _MIN_SCORE = 0.5
 _PICTURES_IN_REPORT = 12
+# The drawn images are small; at this size labels leave room for the shapes.
+_PICTURE_SCALE = 4.0
 # The losses a reader looks at, each beside the others of its part of the model.
 _CHARTS = {
     "Total loss": ("total_loss",),
@@ -57,11 +59,11 @@ def write_report(
         instances = predictor(pixels)["instances"].to("cpu")
         instances = instances[instances.scores >= _MIN_SCORE]
         rgb = np.ascontiguousarray(pixels[:, :, ::-1])
-        found = draw_predictions(rgb, {"instances": instances}, metadata)
+        found = draw_predictions(rgb, {"instances": instances}, metadata, _PICTURE_SCALE)
         name = Path(record["file_name"]).name
         save_picture(found, output / "predictions" / name)
         if len(figures) < _PICTURES_IN_REPORT:
-            truth = Visualizer(rgb, metadata).draw_dataset_dict(record).get_image()
+            truth = Visualizer(rgb, metadata, _PICTURE_SCALE).draw_dataset_dict(record).get_image()
             caption = f"{name}: {len(instances)} found, {_count_objects(record)} drawn"
             figures.append((caption, {"ground truth": truth, "prediction": found}))
         on_image_done()
