@@ -1,5 +1,6 @@
 """Pairwise intersection over union of rotated boxes."""
 
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
@@ -10,7 +11,7 @@ __all__ = ["box_iou_rotated"]
 
 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of every pair of rotated boxes.
+    """Intersection over union of every pair of rotated boxes. Not differentiable.
 
     Args:
         boxes1: (N, 5) rows of (center x, center y, width, height, angle): any unit of length,
@@ -27,7 +28,17 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     check_boxes(boxes1, 5, "boxes1")
     check_boxes(boxes2, 5, "boxes2")
     check_same_device(boxes1, boxes2, "boxes1", "boxes2")
-    return dispatch.call("box_iou_rotated", boxes1, boxes2)
+    return dispatch.call("box_iou_rotated", boxes1.detach(), boxes2.detach())
 
 
-dispatch.register("box_iou_rotated", reference=box_iou_rotated_reference)
+def fake_box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
+    return boxes1.new_empty(boxes1.shape[0], boxes2.shape[0], dtype=dtype)
+
+
+dispatch.define(
+    "box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor",
+    reference=box_iou_rotated_reference,
+    fake=fake_box_iou_rotated,
+    numba="detectron2.ops.box_iou_rotated.cpu:box_iou_rotated",
+)

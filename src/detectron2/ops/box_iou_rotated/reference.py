@@ -26,37 +26,43 @@ def box_iou_rotated_reference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     result_dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
     # MPS has no float64; elsewhere it makes the result exact to the last float32 digit.
     dtype = torch.float32 if boxes1.device.type == "mps" else torch.float64
-    first, second = boxes1.to(dtype)[:, None, :], boxes2.to(dtype)[None, :, :]
-    area1, area2 = first[..., 2] * first[..., 3], second[..., 2] * second[..., 3]
+    first = [part[:, None] for part in shape_parts(boxes1.to(dtype))]  # (N, 1) each
+    second = [part[None, :] for part in shape_parts(boxes2.to(dtype))]  # (1, M) each
     common = common_area(first, second)
-    empty = (area1 < SMALLEST_AREA) | (area2 < SMALLEST_AREA)
-    union = torch.where(empty, 1, area1 + area2 - common)
-    return torch.where(empty, 0, common / union).to(result_dtype)
+    area1, area2 = 4 * first[2] * first[3], 4 * second[2] * second[3]
+    union = area1 + area2 - common
+    # False for NaN and infinite boxes, too.
+    proper = (area1 >= SMALLEST_AREA) & (area2 >= SMALLEST_AREA) & (union < torch.inf)
+    return torch.where(proper, common / torch.where(proper, union, 1), 0).to(result_dtype)
 
 
-def common_area(first: Tensor, second: Tensor) -> Tensor:
-    """Area that boxes `first` (..., 5) and `second` (..., 5) share; shapes broadcast."""
-    half_width, half_height = first[..., 2] / 2, first[..., 3] / 2
+def shape_parts(boxes: Tensor) -> list[Tensor]:
+    """Center x and y, half width and height, cosine and sine of (N, 5) boxes, (N,) each."""
+    center_x, center_y, width, height, angle = boxes.unbind(1)
+    radians = angle * (math.pi / 180)
+    return [center_x, center_y, width / 2, height / 2, radians.cos(), radians.sin()]
+
+
+def common_area(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    """Area that two boxes share, given their :func:`shape_parts`; shapes broadcast."""
     corners = corners_in_frame_of(first, second)
-    total = torch.zeros((), dtype=first.dtype, device=first.device)
+    total = torch.zeros_like(first[0] + second[0])
     for (xa, ya), (xb, yb) in zip(corners, corners[1:] + corners[:1]):
-        total = total + edge_integral(xa, ya, xb, yb, half_width, half_height)
+        total = total + edge_integral(xa, ya, xb, yb, first[2], first[3])
     return total.abs()
 
 
-def corners_in_frame_of(first: Tensor, second: Tensor) -> list[tuple[Tensor, Tensor]]:
+def corners_in_frame_of(first: list[Tensor], second: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """The four corners of `second`, in order, where `first` is centered and upright."""
-    to_radians = math.pi / 180
-    turn = first[..., 4] * to_radians
-    # The difference of the angles before the conversion: exactly 0 for parallel boxes.
-    relative = (second[..., 4] - first[..., 4]) * to_radians
-    dx, dy = second[..., 0] - first[..., 0], second[..., 1] - first[..., 1]
+    x1, y1, _, _, cos1, sin1 = first
+    x2, y2, half_width, half_height, cos2, sin2 = second
+    dx, dy = x2 - x1, y2 - y1
     # Angles turn counter-clockwise on the screen, where y points down.
-    center_x = dx * turn.cos() - dy * turn.sin()
-    center_y = dx * turn.sin() + dy * turn.cos()
-    half_width, half_height = second[..., 2] / 2, second[..., 3] / 2
-    wide_x, wide_y = half_width * relative.cos(), -half_width * relative.sin()
-    high_x, high_y = half_height * relative.sin(), half_height * relative.cos()
+    center_x, center_y = dx * cos1 - dy * sin1, dx * sin1 + dy * cos1
+    # Of the difference of the angles; the sine is exactly 0 for parallel boxes.
+    cos, sin = cos1 * cos2 + sin1 * sin2, cos1 * sin2 - sin1 * cos2
+    wide_x, wide_y = half_width * cos, -half_width * sin
+    high_x, high_y = half_height * sin, half_height * cos
     return [
         (center_x + p * wide_x + q * high_x, center_y + p * wide_y + q * high_y)
         for p, q in ((-1, -1), (1, -1), (1, 1), (-1, 1))

@@ -16,6 +16,7 @@ from torch import Tensor
 from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.compiled import as_array, compiled
 from detectron2.ops.nms.reference import score_order, threshold_below
+from detectron2.ops.nms.runs import class_runs
 
 __all__ = ["batched_nms", "nms", "warm_up"]
 
@@ -84,18 +85,11 @@ def suppress_runs(sides, place, starts, threshold, keep):  # type: ignore[no-unt
 
 def kept(boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float) -> Tensor:
     order = score_order(scores)
-    count = len(order)
-    by_class, starts = order, np.array([0, count])
-    place = np.arange(count)
-    if class_ids is not None and count:
-        classes, stable = torch.sort(class_ids[order], stable=True)
-        by_class, place = order[stable], as_array(stable).copy()
-        changes = np.flatnonzero(np.diff(as_array(classes))) + 1
-        starts = np.concatenate([[0], changes, [count]])
+    by_class, place, starts = class_runs(order, class_ids)
     boxes = boxes[by_class].to(compute_dtype(boxes.dtype))
     x0, y0, x1, y1 = boxes.unbind(1)
     sides = as_array(torch.stack([x0, y0, x1, y1, (x1 - x0) * (y1 - y0)]))
-    keep = np.zeros(count, np.bool_)
+    keep = np.zeros(len(order), np.bool_)
     threshold = sides.dtype.type(threshold_below(iou_threshold, boxes.dtype))
     suppress_runs(sides, place, starts, threshold, keep)
     return order[torch.from_numpy(keep)]

@@ -1,5 +1,6 @@
 """Non-maximum suppression of rotated boxes, over all boxes or within each class."""
 
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
@@ -64,5 +65,27 @@ def batched_nms_rotated(
     )
 
 
-dispatch.register("nms_rotated", reference=nms_rotated_reference)
-dispatch.register("batched_nms_rotated", reference=batched_nms_rotated_reference)
+def fake_nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(kept, dtype=torch.int64)
+
+
+def fake_batched_nms_rotated(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float
+) -> Tensor:
+    return fake_nms_rotated(boxes, scores, iou_threshold)
+
+
+dispatch.define(
+    "nms_rotated(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor",
+    reference=nms_rotated_reference,
+    fake=fake_nms_rotated,
+    numba="detectron2.ops.nms_rotated.cpu:nms_rotated",
+)
+dispatch.define(
+    "batched_nms_rotated(Tensor boxes, Tensor scores, Tensor class_ids, float iou_threshold) "
+    "-> Tensor",
+    reference=batched_nms_rotated_reference,
+    fake=fake_batched_nms_rotated,
+    numba="detectron2.ops.nms_rotated.cpu:batched_nms_rotated",
+)

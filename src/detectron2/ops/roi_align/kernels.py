@@ -13,9 +13,9 @@ of reads, mostly from cache, and 0.2 GFLOP; 50 MB are written. Measured on 2 cor
 import numpy as np
 
 from detectron2.ops.compiled import compiled
-from detectron2.ops.layout import CELLS_PER_BLOCK, CHANNELS_PER_TILE
+from detectron2.ops.layout import CHANNELS_PER_TILE
 
-__all__ = ["backward", "forward", "mark_blocks"]
+__all__ = ["backward", "forward"]
 
 
 @compiled()
@@ -229,23 +229,3 @@ def backward(gradient, size, images, boxes, order, bins, ratio, grad, last, star
                     share, flat, channels, first, scale, rows[i, :m] * size[1],
                     row_weights[i, :m], cells, weights,
                 )  # fmt: skip
-
-
-@compiled()
-def mark_blocks(needed, size, images, boxes, order):  # type: ignore[no-untyped-def]
-    """Flag the blocks of cells that the boxes `order` may read."""
-    height, width = size
-    for k in order:
-        y0, x0 = boxes[k, 0], boxes[k, 1]
-        y1, x1 = y0 + boxes[k, 2], x0 + boxes[k, 3]
-        if not (np.isfinite(y0) and np.isfinite(y1) and np.isfinite(x0) and np.isfinite(x1)):
-            continue
-        # A fixed number of samples also reads boxes whose corners are swapped.
-        top = int(min(max(min(y0, y1) - 1, 0), height - 1))
-        bottom = int(min(max(max(y0, y1) + 1, 0), height - 1))
-        left = int(min(max(min(x0, x1) - 1, 0), width - 1))
-        right = int(min(max(max(x0, x1) + 1, 0), width - 1))
-        for row in range(top, bottom + 1):
-            first = (row * width + left) // CELLS_PER_BLOCK
-            last = (row * width + right) // CELLS_PER_BLOCK
-            needed[images[k], first : last + 1] = 1

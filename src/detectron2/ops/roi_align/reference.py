@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detectron2.ops.box_iou.reference import compute_dtype
-from detectron2.ops.formats import format_of
+from detectron2.ops.formats import format_of, is_channels_last
 
 __all__ = [
     "SampleGrid",
@@ -181,7 +181,8 @@ def roi_align_reference(
     features = input.to(compute_dtype(input.dtype))
     boxes = boxes_in_cells(rois, features.dtype, spatial_scale, aligned)
     grid, y, x = sample_positions(boxes, height, width, sampling_ratio)
-    return average_samples(features, rois[:, 0].to(torch.int64), y, x, grid).to(input.dtype)
+    pooled = average_samples(features, rois[:, 0].to(torch.int64), y, x, grid).to(input.dtype)
+    return pooled.contiguous(memory_format=format_of(is_channels_last(input)))
 
 
 def roi_align_backward_reference(
@@ -214,6 +215,7 @@ def multilevel_roi_align_reference(
 ) -> Tensor:
     """(K, C, height, width); see :func:`detectron2.ops.multilevel_roi_align`."""
     output = features[0].new_zeros(rois.shape[0], features[0].shape[1], height, width)
+    output = output.contiguous(memory_format=format_of(is_channels_last(features[0])))
     for level, (feature, scale) in enumerate(zip(features, spatial_scales)):
         (members,) = torch.nonzero(levels == level, as_tuple=True)
         pooled = roi_align_reference(

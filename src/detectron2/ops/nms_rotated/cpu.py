@@ -1,0 +1,45 @@
+"""Suppression of rotated boxes on CPU, class by class; the loops are in `box_iou_rotated`.
+
+As in `nms`, boxes are sorted by class and then by score. Budget: at most N^2 / 2 pairs of one
+class. Measured on one core (Zen 4): see benchmarks/ops/nms_rotated.py.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectron2.ops.box_iou.reference import compute_dtype
+from detectron2.ops.box_iou_rotated.kernels import describe, suppress_runs
+from detectron2.ops.compiled import as_array
+from detectron2.ops.nms.reference import score_order, threshold_below
+from detectron2.ops.nms.runs import class_runs
+
+__all__ = ["batched_nms_rotated", "nms_rotated", "warm_up"]
+
+
+def kept(boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float) -> Tensor:
+    order = score_order(scores)
+    by_class, place, starts = class_runs(order, class_ids)
+    real = compute_dtype(boxes.dtype)
+    shapes = describe(as_array(boxes[by_class], torch.float64))
+    threshold = as_array(torch.tensor([threshold_below(iou_threshold, real)], dtype=real))
+    keep = np.ones(len(order), np.bool_)
+    suppress_runs(shapes, place, starts, threshold, keep)
+    return order[torch.from_numpy(keep)]
+
+
+def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The Numba version of :func:`detectron2.ops.nms_rotated`."""
+    return kept(boxes, scores, None, iou_threshold)
+
+
+def batched_nms_rotated(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float
+) -> Tensor:
+    """The Numba version of :func:`detectron2.ops.batched_nms_rotated`."""
+    return kept(boxes, scores, class_ids, iou_threshold)
+
+
+def warm_up() -> None:
+    """Compile for float32."""
+    nms_rotated(torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]), torch.ones(1), 0.5)

@@ -1,0 +1,143 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+from ops_contract import (
+    check_against_reference,
+    generator,
+    laid_out,
+    random_boxes,
+    random_rotated_boxes,
+    with_images,
+)
+
+from detectron2.ops import dispatch, roi_align, roi_align_rotated
+
+
+@pytest.fixture
+def kernel(request):
+    """The Numba kernel: there is no Triton kernel of this op."""
+
+    class Numba:
+        @staticmethod
+        def active():
+            return dispatch.use_implementation("numba")
+
+    return Numba
+
+
+def random_map(shape, memory="contiguous", dtype=torch.float32):
+    values = torch.randn(shape, generator=generator("map", shape)).to(dtype)
+    return laid_out(values, memory).requires_grad_(True)
+
+
+@pytest.mark.parametrize("implementation", ["numba", "reference"])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_upright_boxes_pool_like_ordinary_ones(implementation, ratio):
+    features = random_map((2, 5, 24, 30))
+    upright = random_boxes(20, 90)
+    low, high = upright[:, :2], upright[:, 2:]
+    rotated = torch.cat([(low + high) / 2, high - low, torch.zeros(20, 1)], 1)
+    with dispatch.use_implementation(implementation):
+        actual = roi_align_rotated(features, with_images(rotated, 2), (3, 4), 0.25, ratio)
+        expected = roi_align(features, with_images(upright, 2), (3, 4), 0.25, ratio, True)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("implementation", ["numba", "reference"])
+def test_convention_angles_turn_counter_clockwise(implementation):
+    # Values grow downwards. Turned by 90 degrees counter-clockwise, the width of the box
+    # points up: the bins from left to right then go from the bottom to the top.
+    ramp = torch.arange(16.0)[:, None].expand(1, 1, 16, 16).clone()
+    rois = torch.tensor([[0.0, 8, 8, 8, 4, 90]])
+    with dispatch.use_implementation(implementation):
+        pooled = roi_align_rotated(ramp, rois, (1, 2), 1.0, 2)
+    assert pooled[0, 0, 0].tolist() == pytest.approx([9.5, 5.5], abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_matches_reference(kernel, count, ratio, memory):
+    features = random_map((2, 5, 24, 30), memory)
+    rois = with_images(random_rotated_boxes(count), 2)
+    op = partial(roi_align_rotated, output_size=(7, 5), spatial_scale=0.25, sampling_ratio=ratio)
+    check_against_reference(op, kernel, features, rois, leaves=("input",))
+
+
+@pytest.mark.parametrize("channels", [1, 16, 33])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_dtype_matches_reference(kernel, channels, dtype):
+    features = random_map((2, channels, 24, 30), "channels_last", dtype)
+    rois = with_images(random_rotated_boxes(9), 2)
+    rois = rois.double() if dtype == torch.float64 else rois
+    op = partial(roi_align_rotated, output_size=3, spatial_scale=0.25, sampling_ratio=0)
+    check_against_reference(op, kernel, features, rois, leaves=("input",))
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 3])
+def test_odd_boxes_match_reference(kernel, ratio, memory):
+    boxes = [
+        [0, 0, 90, 60, 30],
+        [50, 40, 0, 0, 30],
+        [50, 40, 10, -10, 30],
+        [-90, -90, 20, 10, 45],
+        [60, 50, 900, 3, 20],  # samples far outside of the map on both sides
+        [60, 50, 700, 700, 45],
+        [math.nan, 50, 10, 10, 0],
+        [60, 50, math.inf, 10, 0],
+        [60, 50, 10, 10, math.inf],
+        [60, 50, 1000, 2, 90],
+    ]
+    features = random_map((1, 3, 24, 30), memory)
+    rois = with_images(torch.tensor(boxes), 1)
+    op = partial(roi_align_rotated, output_size=(2, 3), spatial_scale=0.25, sampling_ratio=ratio)
+    check_against_reference(op, kernel, features, rois, leaves=("input",))
+
+
+def test_a_box_far_larger_than_the_map_does_not_hang(kernel):
+    rois = torch.tensor([[0, 4, 4, 1e8, 1e8, 30]])
+    with kernel.active():
+        pooled = roi_align_rotated(torch.ones(1, 2, 8, 8), rois, 2, 1.0, 0)
+    assert pooled.isfinite().all() and pooled.abs().max() < 1e-6
+
+
+def test_gradient_is_right_twice(kernel):
+    features = torch.randn(1, 2, 6, 5, generator=generator("twice")).double().requires_grad_(True)
+    rois = torch.tensor([[0, 2.5, 3.0, 4.2, 5.5, 30], [0, 2, 2, 3, 3, -100]]).double()
+    with kernel.active():
+        op = lambda one: roi_align_rotated(one, rois, 2, 1.0, 2)  # noqa: E731
+        assert torch.autograd.gradcheck(op, features)
+        assert torch.autograd.gradgradcheck(op, features)
+
+
+def test_torch_op_is_registered_correctly():
+    features = random_map((2, 3, 9, 8), "channels_last")
+    rois = with_images(random_rotated_boxes(3, 30), 2)
+    ops = torch.ops.detectron2
+    torch.library.opcheck(ops.roi_align_rotated, (features, rois, 3, 2, 0.25, 0))
+    grad = torch.randn(3, 3, 3, 2, requires_grad=True)
+    torch.library.opcheck(
+        ops.roi_align_rotated_backward, (grad, rois, [2, 3, 9, 8], 0.25, 0, False)
+    )
+
+
+def test_backward_reference_is_the_gradient_of_the_reference():
+    features = random_map((2, 3, 9, 8))
+    rois = with_images(random_rotated_boxes(6, 40), 2)
+    with dispatch.use_implementation("reference"):
+        pooled = roi_align_rotated(features, rois, 3, 0.25, 0)
+        grad = torch.randn(pooled.shape, generator=generator("grad"))
+        (expected,) = torch.autograd.grad(pooled, features, grad)
+        actual = torch.ops.detectron2.roi_align_rotated_backward(
+            grad, rois, [2, 3, 9, 8], 0.25, 0, True
+        )
+    torch.testing.assert_close(actual, expected)
+
+
+def test_wrong_arguments_are_named():
+    features, rois = torch.zeros(2, 3, 8, 8), torch.zeros(1, 6)
+    with pytest.raises(ValueError, match=r"rois has shape \(1, 5\); expected \(K, 6\)"):
+        roi_align_rotated(features, rois[:, 1:], 7)
+    with pytest.raises(ValueError, match="rois name images 2 to 2"):
+        roi_align_rotated(features, rois + 2, 7)
