@@ -172,7 +172,7 @@ def test_failure_is_one_sentence_with_address_place_and_way_out(server, tmp_path
     with pytest.raises(DownloadError) as error:
         PathManager.get_local_path(url)
     message = str(error.value)
-    assert url in message and reason in message and "random weights" in message
+    assert url in message and reason in message and "--random-weights" in message
     assert os.path.join(str(tmp_path / "cache"), "") in message
     assert not PathManager.isfile(url)
 
