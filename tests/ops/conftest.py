@@ -6,27 +6,10 @@ switched on before Triton is imported.
 """
 
 import os
-from dataclasses import dataclass
 
 import pytest
 import torch
-
-from detectron2.ops import dispatch
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """An implementation and the device type of the tensors it takes."""
-
-    implementation: str
-    device: str
-
-    @property
-    def is_interpreted(self) -> bool:
-        return self.implementation == "triton" and self.device == "cpu"
-
-    def active(self):
-        return dispatch.use_implementation(self.implementation)
+from ops_contract import Kernel
 
 
 def kernel_under_test() -> Kernel:

@@ -1,9 +1,27 @@
 """What every op promises: each implementation gives the reference's values and gradients."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An implementation and the device type of the tensors it takes."""
+
+    implementation: str
+    device: str
+
+    @property
+    def is_interpreted(self) -> bool:
+        return self.implementation == "triton" and self.device == "cpu"
+
+    def active(self):
+        return dispatch.use_implementation(self.implementation)
+
 
 # rtol and atol of results whose order of summation may differ from the reference's.
 TOLERANCE = {

@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 from ops_contract import (
+    Kernel,
     check_against_reference,
     generator,
     laid_out,
@@ -16,15 +17,9 @@ from detectron2.ops import dispatch, roi_align, roi_align_rotated
 
 
 @pytest.fixture
-def kernel(request):
-    """The Numba kernel: there is no Triton kernel of this op."""
-
-    class Numba:
-        @staticmethod
-        def active():
-            return dispatch.use_implementation("numba")
-
-    return Numba
+def kernel():
+    """There is no Triton kernel of this op."""
+    return Kernel("numba", "cpu")
 
 
 def random_map(shape, memory="contiguous", dtype=torch.float32):

@@ -1,11 +1,15 @@
 """ROI max pooling (Fast R-CNN, https://arxiv.org/abs/1504.08083, section 2.1)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from detectron2.ops.box_iou.reference import compute_dtype
+from detectron2.ops.formats import format_of, is_channels_last
 from detectron2.ops.loops import scripted
 
-__all__ = ["bin_edges", "roi_pool_reference", "winning_cells"]
+__all__ = ["edges_of_bins", "roi_pool_backward_reference", "roi_pool_reference"]
 
 
 def round_half_away(values: Tensor) -> Tensor:
@@ -116,19 +120,46 @@ def look(
     return torch.where(better, values, best), torch.where(better, index, winner)
 
 
+def edges_of_bins(
+    rois: Tensor, bins: Sequence[int], spatial_scale: float, size: Sequence[int]
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Rows and columns of the bins of (K, 5) boxes on a map of `size`, see `bin_edges`."""
+    rois = rois.to(compute_dtype(rois.dtype))
+    x0, y0, x1, y1 = round_half_away(rois[:, 1:] * spatial_scale).unbind(1)
+    return bin_edges(y0, y1, bins[0], size[0]), bin_edges(x0, x1, bins[1], size[1])
+
+
+def winners(input: Tensor, rois: Tensor, bins: Sequence[int], spatial_scale: float) -> Tensor:
+    """(K, h, w, C) flat index of the largest cell of every bin, -1 if it has no cells."""
+    rows, columns = edges_of_bins(rois, bins, spatial_scale, input.shape[2:])
+    cells = input.detach().permute(0, 2, 3, 1)
+    return winning_cells(cells, rois[:, 0].to(torch.int64), *rows, *columns)
+
+
 def roi_pool_reference(
     input: Tensor, rois: Tensor, height: int, width: int, spatial_scale: float
 ) -> Tensor:
     """(K, C, height, width); see :func:`detectron2.ops.roi_pool`."""
-    rois = rois.float() if rois.dtype in (torch.float16, torch.bfloat16) else rois
-    x0, y0, x1, y1 = round_half_away(rois[:, 1:] * spatial_scale).unbind(1)
-    image = rois[:, 0].to(torch.int64)
-    rows = bin_edges(y0, y1, height, input.shape[2])
-    columns = bin_edges(x0, x1, width, input.shape[3])
-    cells = input.permute(0, 2, 3, 1)
-    with torch.no_grad():
-        winner = winning_cells(cells.detach(), image, *rows, *columns)  # (K, h, w, C)
-    cells = cells.flatten(1, 2)  # (N, H * W, C)
+    winner = winners(input, rois, (height, width), spatial_scale)
+    cells = input.permute(0, 2, 3, 1).flatten(1, 2)  # (N, H * W, C)
+    image = rois[:, 0].to(torch.int64)[:, None, None, None]
     channel = torch.arange(input.shape[1], device=input.device)
-    values = cells[image[:, None, None, None], winner.clamp(min=0), channel]
-    return torch.where(winner >= 0, values, 0).permute(0, 3, 1, 2)
+    values = torch.where(winner >= 0, cells[image, winner.clamp(min=0), channel], 0)
+    memory_format = format_of(is_channels_last(input))
+    return values.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+
+
+def roi_pool_backward_reference(
+    grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float
+) -> Tensor:
+    """Gradient of :func:`roi_pool_reference` in `input`, written out."""
+    images, channels, height, width = input.shape
+    winner = winners(input, rois, grad.shape[2:], spatial_scale)
+    real = compute_dtype(grad.dtype)
+    share = torch.where(winner >= 0, grad.to(real).permute(0, 2, 3, 1), 0)  # (K, h, w, C)
+    cell = rois[:, 0].to(torch.int64)[:, None, None, None] * (height * width) + winner.clamp(min=0)
+    index = cell * channels + torch.arange(channels, device=input.device)
+    total = share.new_zeros(images * height * width * channels)
+    total = total.index_add(0, index.flatten(), share.flatten())
+    result = total.reshape(images, height, width, channels).permute(0, 3, 1, 2).to(grad.dtype)
+    return result.contiguous(memory_format=format_of(is_channels_last(input)))
