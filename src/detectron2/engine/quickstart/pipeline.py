@@ -34,6 +34,7 @@ from detectron2.engine.quickstart.report import write_report
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["CONFIG_NAME", "QuickstartResult", "quickstart_config", "run_quickstart"]
@@ -100,6 +101,10 @@ class _Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.SOLVER.OPTIMIZER = "AdamW"
         return super().build_optimizer(cfg, model)
+
+    def build_writers(self) -> list[EventWriter]:
+        # The report shows the curves; event files of run after run would only pile up.
+        return [w for w in super().build_writers() if not isinstance(w, TensorboardXWriter)]
 
     def build_hooks(self) -> list[HookBase | None]:
         return [*super().build_hooks(), _ShowProgress(self.progress, self.task)]
@@ -196,6 +201,8 @@ class _Steps:
         _Trainer.task = self._task("Training Mask R-CNN", cfg.SOLVER.MAX_ITER)
         for old in ("metrics.json", "last_checkpoint"):
             (self.output / old).unlink(missing_ok=True)
+        cfg = cfg.clone()
+        cfg.DATASETS.TEST = ()  # evaluated in a step of its own
         trainer = _Trainer(cfg)
         trainer.train()
         return trainer
