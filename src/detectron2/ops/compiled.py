@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,10 +14,10 @@ __all__ = ["as_array", "compiled", "multiply_add"]
 
 logger = logging.getLogger(__name__)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def compiled(*, fused: bool = False) -> Callable[[Function], Function]:
+def compiled(
+    *, fused: bool = False, reordered: bool = False
+) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel when it is first called, and keep the machine code on disk.
 
     The kernel runs without the interpreter lock. Division by zero gives inf or NaN as in
@@ -25,16 +25,17 @@ def compiled(*, fused: bool = False) -> Callable[[Function], Function]:
 
     Args:
         fused: multiply-adds may be fused: faster, but the last bit differs from PyTorch.
+        reordered: sums may be added up in any order, so that they vectorise.
     """
     # Said explicitly also when it is off: a function compiled on behalf of a fused caller
     # inherits the option otherwise, and is cached that way.
     options: dict[str, Any] = {
         "nogil": True,
         "error_model": "numpy",
-        "fastmath": {"contract"} if fused else False,
+        "fastmath": {"contract"} | ({"reassoc"} if reordered else set()) if fused else False,
     }
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: Callable[..., Any]) -> Any:
         try:
             return numba.njit(cache=True, **options)(function)
         except RuntimeError as error:

@@ -1,12 +1,18 @@
 """Deformable convolution, plain (version 1) and modulated (version 2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from detectron2.ops import dispatch
 from detectron2.ops.checks import as_pair, check_features, check_floating, check_same_device
-from detectron2.ops.deform_conv.reference import deform_conv_reference
+from detectron2.ops.deform_conv.reference import (
+    deform_conv_backward_reference,
+    deform_conv_reference,
+)
+from detectron2.ops.formats import format_of, is_channels_last
 
 __all__ = ["deform_conv"]
 
@@ -41,7 +47,7 @@ def deform_conv(
         offset_groups: G; channels in one group share their offsets.
 
     Returns:
-        (N, C_out, h, w), dtype of `input`.
+        (N, C_out, h, w), dtype and memory format of `input`.
 
     Raises:
         ValueError: shapes that do not fit each other, or tensors on two devices.
@@ -113,4 +119,80 @@ def check_displacement(tensor: Tensor, name: str, shape: tuple[int, ...], input:
     check_same_device(input, tensor, "input", name)
 
 
-dispatch.register("deform_conv", reference=deform_conv_reference)
+def fake_deform_conv(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    offset_groups: int,
+) -> Tensor:
+    output = input.new_empty(input.shape[0], weight.shape[0], *offset.shape[2:])
+    return output.contiguous(memory_format=format_of(is_channels_last(input)))
+
+
+def fake_deform_conv_backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    offset_groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    memory_format = format_of(is_channels_last(input))
+    return (
+        input.new_empty(input.shape).contiguous(memory_format=memory_format),
+        offset.new_empty(offset.shape),
+        weight.new_empty(weight.shape),
+        offset.new_empty(0) if mask is None else mask.new_empty(mask.shape),
+    )
+
+
+def save_deform_conv(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, offset, weight, bias, mask, *ctx.arguments = inputs
+    ctx.save_for_backward(input, offset, weight, mask)
+    ctx.has_bias = bias is not None
+
+
+def differentiate_deform_conv(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    of_input, of_offset, of_weight, of_mask = torch.ops.detectron2.deform_conv_backward(
+        grad, *ctx.saved_tensors, *ctx.arguments
+    )
+    of_bias = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    of_mask = None if ctx.saved_tensors[3] is None else of_mask
+    return of_input, of_offset, of_weight, of_bias, of_mask, None, None, None, None, None
+
+
+def refuse_second_gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        "The kernels of deform_conv have no second gradient; compute it within "
+        "detectron2.ops.dispatch.use_implementation('reference')."
+    )
+
+
+dispatch.define(
+    "deform_conv(Tensor input, Tensor offset, Tensor weight, Tensor? bias, Tensor? mask, "
+    "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups) -> Tensor",
+    reference=deform_conv_reference,
+    fake=fake_deform_conv,
+    numba="detectron2.ops.deform_conv.cpu:deform_conv",
+    backward=differentiate_deform_conv,
+    save=save_deform_conv,
+)
+dispatch.define(
+    "deform_conv_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+    "int[] stride, int[] padding, int[] dilation, int groups, int offset_groups) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
+    reference=deform_conv_backward_reference,
+    fake=fake_deform_conv_backward,
+    numba="detectron2.ops.deform_conv.cpu:deform_conv_backward",
+    backward=refuse_second_gradient,
+)
