@@ -14,7 +14,7 @@ from triton.compiler import ASTSource
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)]
 
 ROI_ALIGN = {
-    "data": "*fp32", "pooled": "*fp32", "rois": "*fp32", "levels": "*i64", "SCALE": 0.25,
+    "data": "*fp32", "pooled": "*fp32", "rois": "*fp32", "levels": "*i64", "scale": "fp32",
     "OFFSET": 0.5, "MIN_SIDE": 0.0, "RATIO": 0, "ROWS": 7, "COLUMNS": 7, "LAST": True,
     "REAL": tl.float32, "BACKWARD": False, "BLOCK": 256,
 }  # fmt: skip

@@ -159,3 +159,22 @@ def test_a_failure_to_load_is_logged_once(caplog):
             function, problem = dispatch._load("detectron2.ops.no_such_module:kernel")
     assert function is None and "no_such_module" in problem
     assert len(caplog.records) == 1
+
+
+def test_a_triton_that_cannot_launch_falls_back_with_one_line(monkeypatch, caplog):
+    launching = pytest.importorskip("detectron2.ops.launching")
+
+    def no_compiler():
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launching, "check_launch", no_compiler)
+    dispatch._launch_problem.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="detectron2.ops.dispatch"):
+            choices = [dispatch.choose(name, "cuda") for name in ("nms", "roi_align")]
+    finally:
+        dispatch._launch_problem.cache_clear()
+    assert {choice.implementation for choice in choices} == {"reference"}
+    assert "triton cannot be used: RuntimeError: Failed to find C compiler" in choices[0].reason
+    assert len(caplog.records) == 1

@@ -168,7 +168,9 @@ def _automatic(name: str, device: str) -> Choice:
     if path is None:
         return Choice(name, device, "reference", f"{name} has no {implementation} kernel")
     function, problem = _load(path)
-    if function is None:
+    if function is not None and implementation == "triton" and torch.cuda.is_available():
+        problem = _launch_problem()
+    if problem:
         return Choice(name, device, "reference", f"{implementation} cannot be used: {problem}")
     return Choice(name, device, implementation, f"the kernel for {device} devices")
 
@@ -205,6 +207,18 @@ def _load(path: str) -> tuple[Callable[..., Any] | None, str]:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         logger.warning("%s cannot be loaded, plain PyTorch runs instead (%s).", path, problem)
         return None, problem
+
+
+@functools.cache
+def _launch_problem() -> str:
+    """Why Triton, though it imports, cannot launch a kernel; "" if it can. Logs it once."""
+    try:
+        importlib.import_module("detectron2.ops.launching").check_launch()
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("Triton cannot launch, plain PyTorch runs on the GPU instead (%s).", problem)
+        return problem
+    return ""
 
 
 @contextmanager

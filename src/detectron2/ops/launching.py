@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["EXACT", "device_of", "divide", "real_type"]
+__all__ = ["EXACT", "check_launch", "device_of", "divide", "real_type"]
 
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
 
@@ -36,3 +36,21 @@ def divide(numerator, denominator):  # type: ignore[no-untyped-def]
         return tl.div_rn(numerator, denominator)
     else:
         return numerator / denominator
+
+
+@triton.jit
+def add_one(values):  # type: ignore[no-untyped-def]
+    tl.store(values, tl.load(values) + 1)
+
+
+def check_launch() -> None:
+    """Launch a trivial kernel on the current GPU.
+
+    Raises:
+        Exception: of many kinds; the most frequent reason is that Triton, which builds a small
+            launcher in C for every kernel, finds no C compiler.
+    """
+    values = torch.zeros(1, device="cuda")
+    add_one[(1,)](values)
+    if values.item() != 1:
+        raise RuntimeError("a trivial Triton kernel gave a wrong result")

@@ -26,7 +26,7 @@ def load_sides(boxes, index, exists, REAL: tl.constexpr):  # type: ignore[no-unt
     return x0, y0, x1, y1, (x1 - x0) * (y1 - y0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count1", "count2"])
 def iou_tile(
     boxes1, boxes2, output, count1, count2,
     REAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -8,6 +8,8 @@ Budget: N^2 / 2 pairs of 14 flops, N^2 / 8 bytes written and read once. The refe
 N^2 booleans and reads them several times.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -27,7 +29,7 @@ __all__ = ["batched_nms", "keep_from_bits", "nms"]
 WORD = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "words"])
 def overlap_word(
     boxes, classes, bits, count, words, threshold, CLASSES: tl.constexpr, WORD: tl.constexpr
 ):  # type: ignore[no-untyped-def]  # fmt: skip
@@ -62,7 +64,7 @@ def overlap_word(
     tl.store(place, word, mask=row_block * WORD + tl.arange(0, WORD) < limit)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "words"])
 def reduce_words(bits, kept, count, words, WORD: tl.constexpr, WORDS: tl.constexpr):  # type: ignore[no-untyped-def]
     """kept (words,): bit c of word w says that box 32 w + c stays. One program."""
     column = tl.arange(0, WORDS)
@@ -90,7 +92,8 @@ def keep_from_bits(bits: Tensor, count: int) -> Tensor:
     """(N,) bool: what greedy suppression keeps, from the (N, words) int32 bit matrix."""
     words = bits.shape[1]
     kept = torch.empty(words, dtype=torch.int32, device=bits.device)
-    size = triton.next_power_of_2(words)
+    # Powers of four, so that few variants are compiled.
+    size = max(64, 4 ** math.ceil(math.log(words, 4)))
     with device_of(bits):
         reduce_words[(1,)](
             bits, kept, count, words, WORD=WORD, WORDS=size, num_warps=4 if size <= 1024 else 8

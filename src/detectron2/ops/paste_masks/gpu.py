@@ -24,7 +24,7 @@ def mask_cell(pixel, low, high, cells):  # type: ignore[no-untyped-def]
     return tl.fma(position + 1.0, zero + cells * 0.5, zero - 0.5)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "columns", "height", "width"])
 def paste_block(
     masks, boxes, output, rows, columns, height, width, threshold,
     SOFT: tl.constexpr, BLOCK: tl.constexpr,

@@ -68,11 +68,16 @@ def cells_around(position, length):  # type: ignore[no-untyped-def]
     return low, tl.minimum(low + 1, length - 1), fraction, inside
 
 
-@triton.jit
+# Images differ in size: a kernel for every divisibility of every size would be compiled.
+@triton.jit(
+    do_not_specialize=[
+        "level", "image_count", "channels", "height", "width", "stride_image", "stride_row",
+    ]
+)  # fmt: skip
 def visit_samples(
     data, pooled, rois, levels, level, image_count, channels, height, width,
-    stride_image, stride_channel, stride_row, stride_column,
-    SCALE: tl.constexpr, OFFSET: tl.constexpr, MIN_SIDE: tl.constexpr, RATIO: tl.constexpr,
+    stride_image, stride_channel, stride_row, stride_column, scale,
+    OFFSET: tl.constexpr, MIN_SIDE: tl.constexpr, RATIO: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LAST: tl.constexpr, REAL: tl.constexpr,
     BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
@@ -88,10 +93,10 @@ def visit_samples(
         channel, cell = element // (ROWS * COLUMNS), element % (ROWS * COLUMNS)
 
     image = tl.load(rois + k * 5).to(tl.int64)
-    x0 = tl.load(rois + k * 5 + 1).to(REAL) * SCALE - OFFSET
-    y0 = tl.load(rois + k * 5 + 2).to(REAL) * SCALE - OFFSET
-    x1 = tl.load(rois + k * 5 + 3).to(REAL) * SCALE - OFFSET
-    y1 = tl.load(rois + k * 5 + 4).to(REAL) * SCALE - OFFSET
+    x0 = tl.load(rois + k * 5 + 1).to(REAL) * scale - OFFSET
+    y0 = tl.load(rois + k * 5 + 2).to(REAL) * scale - OFFSET
+    x1 = tl.load(rois + k * 5 + 3).to(REAL) * scale - OFFSET
+    y1 = tl.load(rois + k * 5 + 4).to(REAL) * scale - OFFSET
     side_y, side_x = y1 - y0, x1 - x0
     if MIN_SIDE > 0:
         side_y, side_x = tl.maximum(side_y, MIN_SIDE), tl.maximum(side_x, MIN_SIDE)
@@ -156,8 +161,8 @@ def launch(
     with device_of(data):
         visit_samples[grid](
             data, pooled, rois, levels, level, data.shape[0], channels, data.shape[2],
-            data.shape[3], *data.stride(),
-            SCALE=scale, OFFSET=0.5 if aligned else 0.0, MIN_SIDE=0.0 if aligned else 1.0,
+            data.shape[3], *data.stride(), scale,
+            OFFSET=0.5 if aligned else 0.0, MIN_SIDE=0.0 if aligned else 1.0,
             RATIO=max(ratio, 0), ROWS=height, COLUMNS=width, LAST=is_channels_last(pooled),
             REAL=real_type(data.dtype), BACKWARD=backward, BLOCK=BLOCK, **EXACT,
         )  # fmt: skip
