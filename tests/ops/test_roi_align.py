@@ -1,6 +1,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from ops_contract import (
@@ -133,6 +134,40 @@ def test_convention_boxes_that_are_not_finite_give_zeros(kernel, bad, ratio):
     op = partial(roi_align, output_size=2, sampling_ratio=ratio, aligned=True)
     pooled = check_against_reference(op, kernel, features, rois, leaves=("input",))
     assert not pooled.any()
+
+
+def test_convention_samples_up_to_one_cell_outside_take_the_value_of_the_border(kernel):
+    features = torch.full((1, 1, 4, 6), 2.0, device=kernel.device)
+    # One bin with one sample, at the center of the box; cell centers are at integers.
+    edges = [(-1.0, 2.0), (-1.001, 0.0), (4.0, 2.0), (4.001, 0.0)]
+    rois = [[0, 2.0, y - 1, 4.0, y + 1] for y, _ in edges]
+    with kernel.active():
+        pooled = roi_align(features, torch.tensor(rois, device=kernel.device), 1, 1.0, 1)
+    assert pooled.flatten().tolist() == [value for _, value in edges]
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_box_that_dwarfs_the_map_matches_reference(kernel, aligned):
+    # Most of its samples are not on the map, and are not visited.
+    features = random_map((1, 3, 2, 3), kernel)
+    rois = torch.tensor([[0.0, -20, -15, 21, 25], [0, -1, -90, 4, 2]], device=kernel.device)
+    op = partial(roi_align, output_size=(2, 1), sampling_ratio=0, aligned=aligned)
+    check_against_reference(op, kernel, features, rois, leaves=("input",))
+
+
+def test_sample_positions_round_as_in_the_reference():
+    # Also in kernels that a fused kernel compiled: Numba lets them inherit the option.
+    from detectron2.ops.roi_align.kernels import axis_cells
+    from detectron2.ops.roi_align.reference import sample_positions
+
+    roi_align(torch.zeros(1, 1, 4, 4), torch.zeros(1, 5), 1)
+    boxes = torch.rand(300, 4, generator=generator("positions")) * 90
+    _, y, _ = sample_positions(boxes, 7, 7, 1)
+    cells, weights = np.zeros((7, 2), np.int64), np.zeros((7, 2), np.float32)
+    for box, positions in zip(boxes.numpy(), y[:, :, 0].numpy(), strict=True):
+        axis_cells(box[0], box[2], 7, 1, 1000, cells, weights, np.zeros(7, np.int64))
+        assert np.array_equal(cells[:, 0] + weights[:, 1], positions)
+        assert np.array_equal(weights[:, 1], positions - np.floor(positions))
 
 
 def test_a_box_far_larger_than_the_map_does_not_hang(kernel):

@@ -107,7 +107,10 @@ def test_kernels_run_in_child_processes(method):
         # In a process of its own: a fork of this one would copy whatever other tests started.
         run = subprocess.run(
             [sys.executable, "-c", FORK],
-            env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+            },
             capture_output=True,
             text=True,
         )
