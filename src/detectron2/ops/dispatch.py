@@ -21,7 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Choice", "choose", "explain", "substitute", "use_implementation", "warm_up"]
+__all__ = [
+    "Choice",
+    "call",
+    "choose",
+    "define",
+    "explain",
+    "register",
+    "substitute",
+    "use_implementation",
+    "warm_up",
+]
 
 logger = logging.getLogger(__name__)
 
