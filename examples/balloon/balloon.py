@@ -72,7 +72,7 @@ def register(folder: Path, mixed: bool) -> None:
 
 def configure(output: Path, iterations: int):
     """The quick start's small Mask R-CNN with a deeper pyramid, for photographs, from scratch."""
-    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_18_FPN.yaml")
+    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("photos_train",), ("photos_val",)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
