@@ -8,7 +8,6 @@ from ops_contract import assert_close, generator, laid_out
 from detectron2.ops import dispatch, winograd_conv
 from detectron2.ops.winograd_conv import transform_weight
 
-
 # height and width around the tile of 4 x 4 cells, and more tiles than one chunk holds
 SIZES = [(1, 1), (3, 9), (4, 4), (5, 7), (70, 70)]
 

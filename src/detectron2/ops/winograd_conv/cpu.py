@@ -17,9 +17,9 @@ from detectron2.ops.winograd_conv.kernels import transform_input, transform_outp
 
 __all__ = ["warm_up", "winograd_conv"]
 
-# 256 tiles of 256 channels are 9 MB: more leave the caches, fewer read the weight too often.
-# 256 x 256 channels on 200 x 272: 133 ms by 256 tiles, 148 by 512, 205 by 4096.
-TILES_PER_CHUNK = 256
+# What one chunk of tiles holds, in squares and products: more leaves the caches, less reads the
+# weight too often.
+CHUNK_BYTES = 9_500_000
 
 
 def winograd_conv(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
@@ -29,13 +29,15 @@ def winograd_conv(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Te
     output = input.new_empty(images, height, width, weight.shape[2])
     target = output.numpy()
     tiles = images * -(-height // 4) * -(-width // 4)
+    bytes_per_tile = 36 * (channels + weight.shape[2]) * source.itemsize
+    chunk = min(tiles, max(16, CHUNK_BYTES // bytes_per_tile))
     # Two buffers for all chunks: fresh memory costs as much as the transform.
-    squares = input.new_empty(36 * min(tiles, TILES_PER_CHUNK) * channels)
-    products = input.new_empty(36 * min(tiles, TILES_PER_CHUNK) * weight.shape[2])
+    squares = input.new_empty(36 * chunk * channels)
+    products = input.new_empty(36 * chunk * weight.shape[2])
     offset = as_array(bias, input.dtype)
     lowest = target.dtype.type(0 if relu else -math.inf)
-    for first in range(0, tiles, TILES_PER_CHUNK):
-        count = min(TILES_PER_CHUNK, tiles - first)
+    for first in range(0, tiles, chunk) if tiles else ():
+        count = min(chunk, tiles - first)
         of_input = squares[: 36 * count * channels].view(36, count, channels)
         of_output = products[: 36 * count * weight.shape[2]].view(36, count, -1)
         _transform(transform_input, count, source, of_input.numpy(), first)
