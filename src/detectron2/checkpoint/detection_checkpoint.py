@@ -15,6 +15,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import detectron2.utils.comm as comm
+from detectron2.checkpoint._background import (
+    BackgroundWriter,
+    check_sums,
+    snapshot,
+    write_through,
+)
 from detectron2.checkpoint._files import (
     CorruptCheckpointError,
     load_torch_file,
@@ -43,7 +49,13 @@ class DetectionCheckpointer(Checkpointer):
 
     A path may end with ``?matching_heuristics=True`` to match names by their ends also in a
     ``.pth`` file.
+
+    Attributes:
+        in_background: `save` copies the state and returns, a thread writes the file. Errors are
+            raised by the next `save`, or by `wait`.
     """
+
+    in_background: bool = False
 
     def __init__(
         self,
@@ -71,6 +83,7 @@ class DetectionCheckpointer(Checkpointer):
         self.path_manager = PathManager
         self._is_parallel = isinstance(model, DistributedDataParallel)
         self._match_by_suffix = False
+        self._writer = BackgroundWriter()
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -193,6 +206,7 @@ class DetectionCheckpointer(Checkpointer):
         problems = []
         for candidate in self._newest_first():
             try:
+                check_sums(self._local_file(candidate))
                 extra = self.load(candidate)
             except CorruptCheckpointError as error:
                 problems.append(str(error))
@@ -225,7 +239,8 @@ class DetectionCheckpointer(Checkpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write the model, the checkpointables and `kwargs` to ``save_dir/name.pth``.
 
-        The file appears only when it is complete. With a name that ends in ``.safetensors`` only
+        The file appears only when it is complete, and ``last_checkpoint`` names it only then.
+        With a name that ends in ``.safetensors`` only
         the weights and plain values are written, and training does not resume from it.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -242,8 +257,24 @@ class DetectionCheckpointer(Checkpointer):
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
+        self.wait()
+        if self.in_background:
+            copy = snapshot(data)
+            self._writer.start(lambda: self._write_state(target, copy))
+        else:
+            self._write_state(target, data)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._writer.wait()
+
+    def _write_state(self, target: str, data: dict[str, Any]) -> None:
         self._write(target, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(basename)
+        self.tag_last_checkpoint(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Remember in ``save_dir/last_checkpoint`` which file to resume from."""
@@ -251,11 +282,19 @@ class DetectionCheckpointer(Checkpointer):
         self._write(target, lambda file: file.write(last_filename_basename.encode()))
 
     def _write(self, path: str, write: Any) -> None:
-        if "://" in path:  # another store; its handler decides how
-            with self.path_manager.open(path, "wb") as file:
-                write(file)
-        else:
-            atomic_write_bytes(path, write)
+        try:
+            if "://" in path:  # another store; its handler decides how
+                with self.path_manager.open(path, "wb") as file:
+                    write(file)
+            else:
+                atomic_write_bytes(path, lambda file: write_through(file, write))
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"Checkpoint {path!r} cannot be written ({error.strerror or error}); the one "
+                "before it is whole. Free some space or name another folder, and go on with "
+                "--resume.",
+            ) from error
 
 
 def _split_options(path: str) -> tuple[str, bool]:

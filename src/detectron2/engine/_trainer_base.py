@@ -14,6 +14,10 @@ from detectron2.utils.logger import _log_api_usage
 _LOGGER_NAME = "detectron2.engine.train_loop"
 
 
+class DiagnosedError(FloatingPointError):
+    """Training cannot go on; the message says why, for a person who wants to train."""
+
+
 class HookBase:
     """Something that happens around the iterations of a `TrainerBase`.
 
@@ -103,6 +107,8 @@ class TrainerBase:
                     self.run_step()
                     self.after_step()
                     self.iter += 1
+            except DiagnosedError:
+                raise  # it says everything; a traceback would only hide that
             except Exception:
                 logger.exception("Exception during training at iteration %d:", self.iter)
                 raise

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from detectron2.engine._batch_parts import BatchParts
 from detectron2.engine._loss_record import record_losses
+from detectron2.engine._step_guard import StepGuard, gradient_norm
 from detectron2.engine._trainer_base import HookBase, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -23,8 +25,12 @@ class SimpleTrainer(TrainerBase):
     """One model, one optimizer, one loader: forward, backward, step.
 
     An iteration is made of small methods: a subclass with two losses, two optimizers or
-    accumulated gradients replaces `fetch_data`, `compute_losses`, `backward` or
-    `optimizer_step` rather than `run_step`.
+    other gradients replaces `fetch_data`, `compute_losses`, `backward` or `optimizer_step`
+    rather than `run_step`.
+
+    Attributes:
+        accumulation_steps: batches whose gradients are averaged for one step.
+        guard: skips steps whose numbers are not finite; None stops at the first.
     """
 
     def __init__(
@@ -57,6 +63,9 @@ class SimpleTrainer(TrainerBase):
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
         self.async_write_metrics = async_write_metrics
+        self.accumulation_steps = 1
+        self.guard: StepGuard | None = None
+        self._parts = BatchParts()
         self._iterator: Iterator[Any] | None = None
         self._metric_writer: ThreadPoolExecutor | None = None
         self._pending_metrics: Future[None] | None = None
@@ -87,16 +96,19 @@ class SimpleTrainer(TrainerBase):
                 "evaluation forgot to call model.train() at its end."
             )
         start = time.perf_counter()
-        data = self.fetch_data()
+        batches = [self.fetch_data() for _ in range(self.accumulation_steps)]
         data_time = time.perf_counter() - start
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict = self.compute_losses(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self.backward(sum(loss_dict.values()))  # type: ignore[arg-type]
+        if self.guard is not None:
+            self.guard.before_forward(self.model)
+        loss_dict = self._parts.gradients(self, batches)
         self.after_backward()
-        self._record_metrics(loss_dict, data_time)
+        try:
+            self._record_metrics(loss_dict, data_time)
+        except FloatingPointError as error:
+            if self.guard is None:
+                raise
+            self.guard.skip(self, batches, error)
+            return
         self.optimizer_step()
 
     def fetch_data(self) -> Any:
@@ -150,8 +162,17 @@ class SimpleTrainer(TrainerBase):
         iter: int | None = None,
     ) -> None:
         iteration = self.iter if iter is None else iter
-        if (iteration + 1) % self.gather_metric_period == 0:
+        if (iteration + 1) % self.gather_metric_period != 0:
+            return
+        norm = self._gradient_norm() if self.guard is not None else None
+        if norm is None:
             self.write_metrics(loss_dict, data_time, iteration, prefix, self._metric_group)
+        else:
+            record_losses(loss_dict, data_time, iteration, prefix, self._metric_group, norm)
+
+    def _gradient_norm(self) -> Tensor | None:
+        """Norm of all gradients together; None if it is no matter of the guard."""
+        return gradient_norm(self.model)
 
     @staticmethod
     def write_metrics(
@@ -260,6 +281,10 @@ class AMPTrainer(SimpleTrainer):
     def backward(self, loss: Tensor) -> None:
         """Gradients, multiplied by the scaler's factor so that small ones do not vanish."""
         super().backward(self.grad_scaler.scale(loss))
+
+    def _gradient_norm(self) -> Tensor | None:
+        # Overflows of scaled gradients are usual; the scaler skips those steps itself.
+        return None if self.grad_scaler.is_enabled() else super()._gradient_norm()
 
     def optimizer_step(self) -> None:
         """Step with unscaled gradients, or none if any of them overflowed; adapt the scale."""
