@@ -25,7 +25,8 @@ class Trainer(ToyTrainer):
         from detectron2.data import build_detection_train_loader
 
         mapper = DatasetMapper(
-            is_train=True, augmentations=[RandomBrightness(0.5, 1.5), RandomFlip()],
+            is_train=True,
+            augmentations=[RandomBrightness(0.5, 1.5), RandomFlip()],
             image_format="BGR",
         )
         return build_detection_train_loader(cfg, mapper=Oriented(mapper))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from detectron2.cli import doctor, evaluate, predict, quickstart, train, visualize, zoo
+from detectron2.cli import debug_batch, doctor, evaluate, predict, quickstart, train, visualize, zoo
 from detectron2.version import __version__
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("quickstart", epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("debug-batch", epilog=debug_batch.EXAMPLE)(debug_batch.debug_batch)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("visualize", epilog=visualize.EXAMPLE)(visualize.visualize)
 app.add_typer(zoo.app, name="zoo", epilog=zoo.EXAMPLE)

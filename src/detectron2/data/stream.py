@@ -62,7 +62,9 @@ def own_random_numbers(seed: int, position: int) -> Iterator[None]:
     Afterwards they go on as before, because without workers they are those of the model too.
     """
     is_worker = torchdata.get_worker_info() is not None
-    before = None if is_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    before = (
+        None if is_worker else (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    )
     state = np.random.SeedSequence([seed, position]).generate_state(4)
     random.seed(int(state[0]))
     np.random.seed(state[1])

@@ -12,7 +12,6 @@ from torch import Tensor
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
-
 GRADIENT_NORM = "gradient_norm"
 
 

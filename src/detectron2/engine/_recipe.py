@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ class _Recipe:
         if not options["ENABLED"]:
             return None
         return StepGuard(self.output_dir, options["WINDOW"], self.config_text())
+
+    def validation_batches(self) -> list[Any]:
+        """Annotated batches for a validation loss.
+
+        Raises:
+            ValueError: the config does not say where they come from.
+        """
+        raise ValueError(
+            "TRAINING.VALIDATION_BATCHES is for YAML configs; with a LazyConfig register "
+            "hooks.ValidationLoss with batches of your own."
+        )
 
     def config_text(self) -> str:
         """The config for `detectron2 debug-batch`; empty if it cannot be rebuilt from a text."""
@@ -107,6 +119,23 @@ class YacsRecipe(_Recipe):
 
         folder = os.path.join(self.output_dir, "inference")
         return build_evaluator(dataset_name, output_dir=folder, cfg=self.cfg)
+
+    def validation_batches(self) -> list[Any]:
+        """Annotated batches of the first test dataset, as many as TRAINING says, of one image."""
+        from detectron2.data import (
+            DatasetMapper,
+            build_detection_test_loader,
+            get_detection_dataset_dicts,
+        )
+
+        records = get_detection_dataset_dicts(
+            self.test_names[0], filter_empty=self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        options = DatasetMapper.from_config(self.cfg, is_train=True)
+        options["augmentations"] = [self.test_augmentation()]
+        mapper = DatasetMapper(**options)
+        loader = build_detection_test_loader(dataset=records, mapper=mapper)
+        return list(islice(loader, self.training["VALIDATION_BATCHES"]))
 
     def without_loader_workers(self) -> CfgNode:
         cfg = self.cfg.clone()

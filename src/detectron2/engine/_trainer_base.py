@@ -102,7 +102,7 @@ class TrainerBase:
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                while self.iter < max_iter:
+                while self.iter < self.max_iter:  # a hook may lower it
                     self.before_step()
                     self.run_step()
                     self.after_step()

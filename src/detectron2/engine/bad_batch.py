@@ -81,7 +81,9 @@ def replay(path: str, device: str = "cpu") -> str:
 
     content = load_batch(path)
     if not content["config"]:
-        raise ValueError(f"{path!r} has no config: it is of a training by a LazyConfig or a script.")
+        raise ValueError(
+            f"{path!r} has no config: it is of a training by a LazyConfig or a script."
+        )
     cfg = CfgNode(yaml.safe_load(content["config"]))
     cfg.MODEL.DEVICE = device
     model = build_model(cfg)

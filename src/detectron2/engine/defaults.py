@@ -7,6 +7,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.engine import hooks
+from detectron2.engine._extra_hooks import (
+    averaging_hook,
+    evaluation_hooks,
+    extra_writers,
+    report_hook,
+)
 from detectron2.engine._interruption import Interruption, TrainingInterrupted
+from detectron2.engine._prepare_model import prepare_model
 from detectron2.engine._recipe import recipe_of
 from detectron2.engine._run_state import RunState, begin_history_anew
 from detectron2.engine._scale_workers import scale_to_workers
@@ -153,6 +161,7 @@ class DefaultTrainer(TrainerBase):
         recipe = recipe_of(self.cfg)
 
         model = self.build_model(self.cfg)
+        prepare_model(model, recipe.training)
         optimizer = self.build_optimizer(self.cfg, model)
         data_loader = self.build_train_loader(self.cfg)
         model = create_ddp_model(model, **recipe.ddp_options)
@@ -234,7 +243,9 @@ class DefaultTrainer(TrainerBase):
         A checkpoint comes before an evaluation, which may fail, and writers come last.
         """
         recipe = recipe_of(self.cfg)
+        self._averaging = averaging_hook(recipe, self.model)
         result: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        result.append(self._averaging)
         if recipe.precise_bn_batches and get_bn_modules(self.model):
             # Without worker processes: it runs rarely, they would hold memory all the time.
             loader = self.build_train_loader(recipe.without_loader_workers())
@@ -250,17 +261,24 @@ class DefaultTrainer(TrainerBase):
                 )
             )
         result.append(hooks.EvalHook(recipe.eval_period, self._test_and_remember))
+        result += evaluation_hooks(self, recipe)
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), recipe.writer_period))
-        return result
+            writers = self.build_writers()
+            result.append(report_hook(self, recipe, writers))
+            result.append(hooks.PeriodicWriter(writers, recipe.writer_period))
+        return [hook for hook in result if hook is not None]
 
     def _test_and_remember(self) -> Any:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        with self._averaging.applied() if self._averaging else nullcontext():
+            self._last_eval_results = self.test(self.cfg, self.model)
+            if self._averaging and self.iter >= self.max_iter:
+                self.checkpointer.save("model_ema.safetensors")
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """Writers that get the scalars regularly: log, ``metrics.json``, TensorBoard."""
-        return default_writers(recipe_of(self.cfg).output_dir, self.max_iter)
+        """Writers that get the scalars regularly: log, ``metrics.json``, TensorBoard, others."""
+        recipe = recipe_of(self.cfg)
+        return [*default_writers(recipe.output_dir, self.max_iter), *extra_writers(recipe)]
 
     def train(self) -> Any:  # type: ignore[override]
         """Run the training.

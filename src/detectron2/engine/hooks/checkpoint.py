@@ -66,7 +66,9 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
     def _remove_all_but(self, count: int) -> None:
         while len(self.recent_checkpoints) > count:
             file = self.recent_checkpoints.pop(0)
-            if self.path_manager.exists(file) and not file.endswith(f"{self.file_prefix}_final.pth"):
+            if self.path_manager.exists(file) and not file.endswith(
+                f"{self.file_prefix}_final.pth"
+            ):
                 self.path_manager.rm(file)
 
     def after_train(self) -> None:
