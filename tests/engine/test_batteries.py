@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,15 @@ import torch
 from torch import nn
 from toy_project import ToyDetector, ToyTrainer, forget_dataset, register_dataset, toy_config
 
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint._background import snapshot
+from detectron2.config import get_cfg
 from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.engine._batch_parts import BatchParts
 from detectron2.engine._prepare_model import freeze_parameters, recompute_blocks
+from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine._slurm import SlurmPlace, slurm_place
+from detectron2.engine._trainer_base import WorkerKilledError
 from detectron2.engine.training_report import ReportWriter
 from detectron2.layers import CNNBlockBase
 from detectron2.utils.events import EventStorage
@@ -286,3 +292,103 @@ def test_parts_of_what_is_no_list_stay_whole():
     parts = BatchParts()
     parts.splits = 4
     assert list(parts._divided(["batch"])) == [("batch", 1.0)]
+
+
+def test_the_linear_rule_for_another_batch_size():
+    reference = get_cfg()
+    cfg = get_cfg()
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.WARMUP_ITERS = 77
+    cfg.TEST.EVAL_PERIOD = 0
+    said = scale_to_batch(cfg, reference)
+    assert cfg.SOLVER.BASE_LR == 0.001 / 4
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (160000, (120000,))
+    assert (cfg.SOLVER.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD) == (77, 0)
+    assert "SOLVER.MAX_ITER: 40000 -> 160000" in said
+    assert "SOLVER.WARMUP_ITERS stays 77, as given" in said
+    assert scale_to_batch(get_cfg(), reference) == []
+
+
+def test_a_killed_data_loading_process_is_one_sentence(caplog):
+    class Kill(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield torch.rand(4, 3)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trainer = quadratic()
+    trainer.reset_data_loader(
+        lambda: torch.utils.data.DataLoader(Kill(), batch_size=None, num_workers=1)
+    )
+    trainer.model.forward = lambda batch: {"loss": trainer.model.weight.sum() * batch.sum()}
+    with pytest.raises(WorkerKilledError, match="killed a data loading process at iteration"):
+        trainer.train(0, 5)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path):
+    first = DetectionCheckpointer(nn.Linear(3, 5), str(tmp_path))
+    first.save("model_0000003", iteration=3)
+    second = DetectionCheckpointer(nn.Linear(3, 7), str(tmp_path))
+    with pytest.raises(ValueError, match=r"weight is \(5, 3\) there and \(7, 3\) here"):
+        second.resume_or_load("", resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    resource = pytest.importorskip("resource")
+    model = nn.Linear(10, 10)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path))
+    checkpointer.in_background = True
+    checkpointer.save("model_0000003", iteration=3)
+    checkpointer.wait()
+    model.more = nn.Linear(1000, 1000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        checkpointer.save("model_0000007", iteration=7)
+        with pytest.raises(OSError, match=r"cannot be written \(File too large\); the one before"):
+            checkpointer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000003.pth"]
+    assert checkpointer.get_checkpoint_file().endswith("model_0000003.pth")
+
+
+def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_taken(tmp_path, caplog):
+    model = nn.Linear(100, 100)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path))
+    for iteration in (3, 7):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    damaged = tmp_path / "model_0000007.pth"
+    content = bytearray(damaged.read_bytes())
+    content[20_000] ^= 1
+    damaged.write_bytes(content)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 3
+    assert "Resumed from" in caplog.text and "the sum of its part" in caplog.text
+
+
+def test_tensors_that_share_memory_are_copied_once():
+    weight = torch.rand(4)
+    tree = {"a": weight, "b": [weight.view(4), weight[1:]], "c": 3}
+    copy = snapshot(tree)
+    assert copy["a"] is copy["b"][0] and copy["a"] is not weight
+    weight.zero_()
+    assert copy["a"].sum() > 0 and copy["c"] == 3
+
+
+def test_the_best_checkpoints_are_kept_over_a_resume(tmp_path):
+    checkpointer = DetectionCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    values = iter([0.3, 0.5, 0.4, 0.1, 0.6])
+
+    def run(start, stop, state):
+        best = hooks.BestCheckpointer(1, checkpointer, "score", keep=2)
+        if state:
+            best.load_state_dict(state)
+        trainer = quadratic()
+        trainer.register_hooks([hooks.EvalHook(1, lambda: {"score": next(values)}), best])
+        trainer.train(start, stop)
+        return best.state_dict()
+
+    state = run(0, 3, None)
+    run(3, 5, state)
+    names = sorted(name for name in os.listdir(tmp_path) if name.startswith("model_best"))
+    assert names == ["model_best_0000001.pth", "model_best_0000005.pth"]

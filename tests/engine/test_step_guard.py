@@ -9,7 +9,7 @@ from torch import nn
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.engine._diagnosis import box_statistics, diagnosis, first_bad_tensor
 from detectron2.engine._step_guard import StepGuard
-from detectron2.engine._trainer_base import DiagnosedError
+from detectron2.engine._trainer_base import DiagnosedError, NotFiniteError
 from detectron2.engine.bad_batch import load_batch, save_batch
 from detectron2.structures import (
     BitMasks,
@@ -82,7 +82,7 @@ def test_a_bad_step_is_skipped_and_changes_nothing(tmp_path, caplog):
 def test_gradients_that_are_not_finite_count_too(tmp_path):
     trainer = trainer_of(tmp_path)
     trainer.model.root = True
-    with pytest.raises(DiagnosedError) as error:
+    with pytest.raises(NotFiniteError) as error:
         trainer.train(0, 5)
     assert trainer.iter == 1
     assert "gradients are not finite at iteration 1" in str(error.value)
@@ -91,7 +91,7 @@ def test_gradients_that_are_not_finite_count_too(tmp_path):
 
 def test_the_budget_is_one_step_of_a_window(tmp_path):
     trainer_of(tmp_path, bad=[3, 60]).train(0, 70)
-    with pytest.raises(DiagnosedError, match="Iterations 3, 20 were bad, and one in 50") as error:
+    with pytest.raises(NotFiniteError, match="Iterations 3, 20 were bad, and one in 50") as error:
         trainer_of(tmp_path, bad=[3, 20]).train(0, 70)
     text = str(error.value)
     for part in ("result of norm (BatchNorm1d)", "20_0.png, 20_1.png", "Gradient norms so far: "):
@@ -108,7 +108,7 @@ def test_convention_without_a_guard_the_first_bad_loss_is_an_error(tmp_path):
 
 
 def test_a_diagnosis_is_logged_without_a_traceback(tmp_path, caplog):
-    with pytest.raises(DiagnosedError):
+    with pytest.raises(NotFiniteError):
         trainer_of(tmp_path, bad=[1, 2]).train(0, 6)
     assert "Traceback" not in caplog.text and not any(r.exc_info for r in caplog.records)
 

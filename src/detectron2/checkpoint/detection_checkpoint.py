@@ -83,6 +83,7 @@ class DetectionCheckpointer(Checkpointer):
         self.path_manager = PathManager
         self._is_parallel = isinstance(model, DistributedDataParallel)
         self._match_by_suffix = False
+        self._is_resuming = False
         self._writer = BackgroundWriter()
 
     # --- loading ----------------------------------------------------------------------------
@@ -173,6 +174,14 @@ class DetectionCheckpointer(Checkpointer):
             )
             checkpoint["model"] = name_misfits(aligned, ours)
         incompatible = super()._load_model(checkpoint)
+        if self._is_resuming and incompatible.incorrect_shapes:
+            name, theirs, ours_shape = incompatible.incorrect_shapes[0]
+            raise ValueError(
+                f"The checkpoint in {self.save_dir!r} is of another model: {name} is "
+                f"{tuple(theirs)} there and {tuple(ours_shape)} here, such as with another number "
+                "of classes. Train in another folder, with the checkpoint as MODEL.WEIGHTS if you "
+                "want its weights, or leave out --resume."
+            )
         _forgive(incompatible.missing_keys, ("pixel_mean", "pixel_std"))
         _forgive(incompatible.unexpected_keys, ("anchor_generator.cell_anchors",))
         return incompatible
@@ -200,14 +209,14 @@ class DetectionCheckpointer(Checkpointer):
 
         Raises:
             CorruptCheckpointError: there are checkpoints, and none can be read.
+            ValueError: the checkpoint is of a model with other shapes.
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         problems = []
         for candidate in self._newest_first():
             try:
-                check_sums(self._local_file(candidate))
-                extra = self.load(candidate)
+                extra = self._resume_from(candidate)
             except CorruptCheckpointError as error:
                 problems.append(str(error))
                 self.logger.error("%s Trying the one before it.", error)
@@ -219,6 +228,14 @@ class DetectionCheckpointer(Checkpointer):
             f"No checkpoint in {self.save_dir!r} can be read: {' '.join(problems)} Start again "
             "without --resume, or in another folder."
         )
+
+    def _resume_from(self, path: str) -> dict[str, Any]:
+        check_sums(self._local_file(path))
+        self._is_resuming = True
+        try:
+            return self.load(path)
+        finally:
+            self._is_resuming = False
 
     def _newest_first(self) -> Iterator[str]:
         """The last checkpoint, then the others of the training by age."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detectron2.engine._random_state import random_state
-from detectron2.engine._trainer_base import DiagnosedError
+from detectron2.engine._trainer_base import NotFiniteError
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
@@ -75,7 +75,7 @@ class StepGuard:
         """Leave out the step of `trainer`; all processes call this at the same iteration.
 
         Raises:
-            DiagnosedError: the budget is spent.
+            NotFiniteError: the budget is spent.
         """
         iteration = trainer.iter
         for buffer, copy in self._statistics:
@@ -97,7 +97,7 @@ class StepGuard:
             return
         from detectron2.engine._diagnosis import diagnosis
 
-        raise DiagnosedError(
+        raise NotFiniteError(
             f"{error} Iterations {', '.join(map(str, recent))} were bad, and one in "
             f"{self._window} is tolerated.\n"
             + diagnosis(trainer, batches, get_event_storage(), self._saved)

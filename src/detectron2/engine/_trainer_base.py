@@ -14,8 +14,19 @@ from detectron2.utils.logger import _log_api_usage
 _LOGGER_NAME = "detectron2.engine.train_loop"
 
 
-class DiagnosedError(FloatingPointError):
-    """Training cannot go on; the message says why, for a person who wants to train."""
+class DiagnosedError(Exception):
+    """Training cannot go on; the message says why to a person who wants to train.
+
+    A base class beside a usual one: it is logged without a traceback, which would hide that.
+    """
+
+
+class NotFiniteError(DiagnosedError, FloatingPointError):
+    """Losses or gradients were not finite too often."""
+
+
+class WorkerKilledError(DiagnosedError, RuntimeError):
+    """The system killed a data loading process."""
 
 
 class HookBase:
@@ -107,8 +118,9 @@ class TrainerBase:
                     self.run_step()
                     self.after_step()
                     self.iter += 1
-            except DiagnosedError:
-                raise  # it says everything; a traceback would only hide that
+            except (DiagnosedError, OSError) as error:
+                logger.error("Training ends at iteration %d: %s", self.iter, error)
+                raise
             except Exception:
                 logger.exception("Exception during training at iteration %d:", self.iter)
                 raise

@@ -14,7 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from detectron2.engine._batch_parts import BatchParts
 from detectron2.engine._loss_record import record_losses
 from detectron2.engine._step_guard import StepGuard, gradient_norm
-from detectron2.engine._trainer_base import HookBase, TrainerBase
+from detectron2.engine._trainer_base import HookBase, TrainerBase, WorkerKilledError
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
@@ -112,7 +112,11 @@ class SimpleTrainer(TrainerBase):
         self.optimizer_step()
 
     def fetch_data(self) -> Any:
-        """The next batch."""
+        """The next batch.
+
+        Raises:
+            WorkerKilledError: the system killed a data loading process.
+        """
         try:
             return next(self._data_loader_iter)
         except StopIteration:
@@ -120,6 +124,14 @@ class SimpleTrainer(TrainerBase):
                 f"The data loader ended at iteration {self.iter}; a trainer needs a loader "
                 "without an end, such as one with a TrainingSampler."
             ) from None
+        except RuntimeError as error:
+            if "killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
+                raise
+            raise WorkerKilledError(
+                f"The system killed a data loading process at iteration {self.iter}, most often "
+                "because memory is short; use fewer of them (DATALOADER.NUM_WORKERS) and go on "
+                "with --resume."
+            ) from error
 
     def compute_losses(self, data: Any) -> dict[str, Tensor]:
         """Losses of a batch by name; a model that returns one tensor gives ``total_loss``."""
