@@ -12,6 +12,7 @@ from toy_project import ToyTrainer, register_dataset, toy_config
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, SimpleTrainer, create_ddp_model, hooks, launch
+from detectron2.engine.sharding import load_sharded, save_sharded, shard_model
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
@@ -49,6 +50,27 @@ def curve(accumulation, **options):
         if (comm.is_main_process())
         else []
     )
+
+
+def sharded_curve(folder):
+    """The same with sharded parameters, saved and loaded into a new model half way."""
+
+    def new_trainer():
+        model = shard_model(Model(), blocks=(nn.Linear,))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        return SimpleTrainer(model, loader, optimizer)
+
+    loader = shares(8)
+    first = new_trainer()
+    first.train(0, STEPS // 2)
+    folder = os.path.join(folder, "sharded")
+    save_sharded(folder, first.model, first.optimizer, {"iteration": first.iter})
+    second = new_trainer()
+    torch.nn.init.zeros_(next(second.model.parameters()))
+    extra = load_sharded(folder, second.model, second.optimizer, {"iteration": 0})
+    second.train(extra["iteration"], STEPS)
+    trainers = (first, second) if comm.is_main_process() else ()
+    return [v for t in trainers for v, _ in t.storage.history("total_loss").values()]
 
 
 class Trainer(ToyTrainer):
@@ -93,6 +115,7 @@ def everything(folder):
     curves = {
         "plain": curve(1),
         "accumulated": curve(2),
+        "sharded": sharded_curve(folder),
         "static": curve(1, static_graph=True, gradient_as_bucket_view=True),
     }
     if comm.is_main_process():
