@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -364,6 +366,16 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_taken(tmp_path, cap
     damaged.write_bytes(content)
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 3
     assert "Resumed from" in caplog.text and "the sum of its part" in caplog.text
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".a.pth.{pid}.0123abcd.part" for pid in (ended.pid, os.getppid(), os.getpid())]
+    for name in names:
+        (tmp_path / name).touch()
+    DetectionCheckpointer(nn.Linear(1, 1), str(tmp_path)).resume_or_load("", resume=True)
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
 
 
 def test_tensors_that_share_memory_are_copied_once():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import zipfile
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import torch
 
 from detectron2.checkpoint._files import CorruptCheckpointError
 
-__all__ = ["BackgroundWriter", "check_sums", "snapshot", "write_through"]
+__all__ = ["BackgroundWriter", "check_sums", "remove_unfinished", "snapshot", "write_through"]
 
 
 class BackgroundWriter:
@@ -86,6 +88,28 @@ def check_sums(filename: str) -> None:
         raise CorruptCheckpointError(
             f"Checkpoint {filename!r} is damaged: the sum of its part {damaged!r} is wrong."
         )
+
+
+def remove_unfinished(folder: str) -> None:
+    """Delete what processes that were killed had written of their files; each may be gigabytes."""
+    if not os.path.isdir(folder):
+        return
+    for name in os.listdir(folder):
+        match = re.fullmatch(r"\..+\.(\d+)\.[0-9a-f]{8}\.part", name)
+        if match and not _is_alive(int(match.group(1))):
+            os.remove(os.path.join(folder, name))
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # of another user
+    return True
 
 
 def write_through(file: IO[bytes], write: Callable[[Any], object]) -> None:

@@ -18,6 +18,7 @@ import detectron2.utils.comm as comm
 from detectron2.checkpoint._background import (
     BackgroundWriter,
     check_sums,
+    remove_unfinished,
     snapshot,
     write_through,
 )
@@ -211,6 +212,8 @@ class DetectionCheckpointer(Checkpointer):
             CorruptCheckpointError: there are checkpoints, and none can be read.
             ValueError: the checkpoint is of a model with other shapes.
         """
+        if resume and self.save_to_disk and os.name != "nt":
+            remove_unfinished(self.save_dir)
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         problems = []
