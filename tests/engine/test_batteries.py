@@ -23,7 +23,7 @@ from detectron2.engine._trainer_base import WorkerKilledError
 from detectron2.engine.training_report import ReportWriter
 from detectron2.layers import CNNBlockBase
 from detectron2.utils.events import EventStorage
-from detectron2.utils.writers import CSVWriter
+from detectron2.utils.writers import CSVWriter, MLflowWriter, WandbWriter
 
 
 @pytest.fixture
@@ -404,3 +404,45 @@ def test_the_best_checkpoints_are_kept_over_a_resume(tmp_path):
     run(3, 5, state)
     names = sorted(name for name in os.listdir(tmp_path) if name.startswith("model_best"))
     assert names == ["model_best_0000001.pth", "model_best_0000005.pth"]
+
+
+class Service:
+    """Stands for the modules of W&B and MLflow."""
+
+    def __init__(self):
+        self.run = self
+        self.sent = []
+        self.ended = 0
+
+    def log(self, values, step):
+        self.sent.append((step, values))
+
+    def log_metrics(self, values, step):
+        self.sent.append((step, values))
+
+    def active_run(self):
+        return self
+
+    def finish(self):
+        self.ended += 1
+
+    end_run = finish
+
+
+@pytest.mark.parametrize(("name", "writer"), [("wandb", WandbWriter), ("mlflow", MLflowWriter)])
+def test_services_get_each_scalar_once(monkeypatch, name, writer):
+    service = Service()
+    monkeypatch.setitem(sys.modules, name, service)
+    writing = writer()
+    with EventStorage() as storage:
+        for value in (1.0, 2.0):
+            storage.put_scalars(a=value, b=3.0, smoothing_hint=False)
+            writing.write()
+            writing.write()
+            storage.step()
+    writing.close()
+    assert service.sent == [(0, {"a": 1.0, "b": 3.0}), (1, {"a": 2.0, "b": 3.0})]
+    assert service.ended == 1
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=f"pip install {name}"):
+        writer()

@@ -16,15 +16,11 @@ from detectron2.engine.tools import (
     visualize_data,
     visualize_json_results,
 )
-from detectron2.utils import env
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-@pytest.fixture(autouse=True)
-def process_as_before(monkeypatch):
-    monkeypatch.setattr(env, "_environment_is_set_up", True)
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 @pytest.fixture

@@ -98,6 +98,22 @@ def launch(
         raise
 
 
+def launch_as_asked(main_func: Callable[..., Any], args: Any) -> None:
+    """Call ``main_func(args)`` in as many processes as arguments of a training script ask for.
+
+    Args:
+        args: parsed by `detectron2.engine.default_argument_parser`.
+    """
+    launch(
+        main_func,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
 def _started_by_torchrun() -> bool:
     return dist.is_torchelastic_launched() and not dist.is_initialized()
 

@@ -60,7 +60,25 @@ class CSVWriter(EventWriter):
         atomic_write_text(self._path, text.getvalue())
 
 
-class WandbWriter(EventWriter):
+class _ServiceWriter(EventWriter):
+    """Sends scalars to a service; a subclass says how."""
+
+    def __init__(self, window_size: int) -> None:
+        self._window_size = window_size
+        self._last_write = -1
+
+    def write(self) -> None:
+        """Send scalars newer than the last call."""
+        scalars = _newer_than(self._last_write, get_event_storage(), self._window_size)
+        for iteration, values in _by_iteration(scalars).items():
+            self._send(values, iteration)
+            self._last_write = iteration
+
+    def _send(self, values: dict[str, float], iteration: int) -> None:
+        raise NotImplementedError
+
+
+class WandbWriter(_ServiceWriter):
     """Sends scalars to Weights & Biases. A run that was started already is used."""
 
     def __init__(self, window_size: int = 20, **options: Any) -> None:
@@ -72,24 +90,19 @@ class WandbWriter(EventWriter):
         Raises:
             ImportError: the package is not installed.
         """
-        self._wandb = _import("wandb")
-        self._run = self._wandb.run or self._wandb.init(**options)
-        self._window_size = window_size
-        self._last_write = -1
+        super().__init__(window_size)
+        wandb = _import("wandb")
+        self._run = wandb.run or wandb.init(**options)
 
-    def write(self) -> None:
-        """Send scalars newer than the last call."""
-        scalars = _newer_than(self._last_write, get_event_storage(), self._window_size)
-        for iteration, values in _by_iteration(scalars).items():
-            self._run.log(values, step=iteration)
-            self._last_write = iteration
+    def _send(self, values: dict[str, float], iteration: int) -> None:
+        self._run.log(values, step=iteration)
 
     def close(self) -> None:
         """End the run."""
         self._run.finish()
 
 
-class MLflowWriter(EventWriter):
+class MLflowWriter(_ServiceWriter):
     """Sends scalars to MLflow. A run that was started already is used."""
 
     def __init__(self, window_size: int = 20, **options: Any) -> None:
@@ -101,18 +114,13 @@ class MLflowWriter(EventWriter):
         Raises:
             ImportError: the package is not installed.
         """
+        super().__init__(window_size)
         self._mlflow = _import("mlflow")
         if self._mlflow.active_run() is None:
             self._mlflow.start_run(**options)
-        self._window_size = window_size
-        self._last_write = -1
 
-    def write(self) -> None:
-        """Send scalars newer than the last call."""
-        scalars = _newer_than(self._last_write, get_event_storage(), self._window_size)
-        for iteration, values in _by_iteration(scalars).items():
-            self._mlflow.log_metrics(values, step=iteration)
-            self._last_write = iteration
+    def _send(self, values: dict[str, float], iteration: int) -> None:
+        self._mlflow.log_metrics(values, step=iteration)
 
     def close(self) -> None:
         """End the run."""

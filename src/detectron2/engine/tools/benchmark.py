@@ -19,7 +19,7 @@ from detectron2.engine import hooks
 from detectron2.engine._recipe import YacsRecipe, recipe_of
 from detectron2.engine.defaults import create_ddp_model, default_argument_parser
 from detectron2.engine.entry_points import setup
-from detectron2.engine.launch import launch
+from detectron2.engine.launch import launch_as_asked
 from detectron2.engine.train_loop import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -143,11 +143,4 @@ def invoke_main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.eval_only:
         raise ValueError("--eval-only means nothing here; use --task eval.")
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_as_asked(main, args)
