@@ -58,6 +58,13 @@ def step_of(compute: Callable[[], dict[str, torch.Tensor]], optimizer: Any) -> S
     return step
 
 
+def tame(model: torch.nn.Module, last_norm: str) -> None:
+    """Keep the activations of random weights small: normalization is frozen and does not."""
+    for name, value in model.named_buffers():
+        if name.endswith(f"{last_norm}.weight"):
+            value.fill_(0.2)
+
+
 def ours(count: int, size: tuple[int, int], channels_last: bool = False) -> Step:
     from detectron2 import model_zoo
     from detectron2.modeling import build_model
@@ -67,9 +74,10 @@ def ours(count: int, size: tuple[int, int], channels_last: bool = False) -> Step
 
     cfg = model_zoo.get_config(CONFIG)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.BASE_LR = 1e-6
     torch.manual_seed(0)
     model = build_model(cfg).train()
+    tame(model, "conv3.norm")
     if channels_last:
         model.to(memory_format=torch.channels_last)
     batch = []
@@ -103,8 +111,9 @@ def torchvision(count: int, size: tuple[int, int]) -> Step:
         max_size=max(size),
         rpn_post_nms_top_n_train=1000,
     ).train()
+    tame(model, "bn3")
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
     images = [one["image"] / 255 for one in pictures(count, size)]
     targets = [
         {"boxes": one["boxes"], "labels": one["classes"] + 1, "masks": one["masks"].byte()}

@@ -9,6 +9,7 @@ from torch.utils.data import SequentialSampler
 from detectron2.data.build import build_batch_data_loader, build_detection_train_loader
 from detectron2.data.samplers import RandomSubsetTrainingSampler, TrainingSampler
 from detectron2.data.stream import Place
+from detectron2.engine.hooks import PreciseBN
 
 
 def records(count=23):
@@ -91,3 +92,26 @@ def test_a_sampler_without_a_state_is_entered_by_counting():
     taken = list(itertools.islice(first, 3))
     second.load_state_dict(first.state_dict())
     assert taken + list(second) == list(make())
+
+
+def test_precise_batch_norm_goes_on_in_its_data():
+    def make():
+        model = torch.nn.BatchNorm1d(1)
+        seen = []
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].tolist()))
+        loader = build_batch_data_loader(
+            [torch.tensor([float(i)]) for i in range(40)],
+            TrainingSampler(40, seed=1),
+            4,
+            collate_fn=torch.stack,
+        )
+        return PreciseBN(1, model, loader, 3), seen
+
+    whole, seen = make()
+    whole.update_stats()
+    state = whole.state_dict()
+    whole.update_stats()
+    resumed, seen_later = make()
+    resumed.load_state_dict(state)
+    resumed.update_stats()
+    assert seen_later == seen[3:] and seen_later != seen[:3]

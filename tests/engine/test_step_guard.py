@@ -89,6 +89,20 @@ def test_gradients_that_are_not_finite_count_too(tmp_path):
     assert "nearest to the loss: layer.bias" in str(error.value)
 
 
+def test_an_error_of_the_model_about_its_numbers_is_a_bad_step(tmp_path):
+    trainer = trainer_of(tmp_path)
+    forward = trainer.model.forward
+
+    def fail(batch):
+        if trainer.iter in (1, 4):
+            raise FloatingPointError("All proposals are NaN.")
+        return forward(batch)
+
+    trainer.model.forward = fail
+    with pytest.raises(NotFiniteError, match="All proposals are NaN. Iterations 1, 4 were bad"):
+        trainer.train(0, 9)
+
+
 def test_the_budget_is_one_step_of_a_window(tmp_path):
     trainer_of(tmp_path, bad=[3, 60]).train(0, 70)
     with pytest.raises(NotFiniteError, match="Iterations 3, 20 were bad, and one in 50") as error:
@@ -165,3 +179,10 @@ def test_a_folder_that_cannot_be_written_to_does_not_hide_the_diagnosis(tmp_path
     trainer_of(tmp_path, bad=[2]).train(0, 4)
     assert "could not be saved" in caplog.text
     assert os.listdir(tmp_path) == ["bad_batches"]
+
+
+def test_a_loop_that_records_late_has_no_guard(tmp_path):
+    trainer = trainer_of(tmp_path, bad=[2], async_write_metrics=True)
+    with pytest.raises(FloatingPointError, match="not finite at iteration 2"):
+        trainer.train(0, 9)
+    assert os.listdir(tmp_path) == []

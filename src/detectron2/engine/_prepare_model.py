@@ -27,7 +27,7 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
     if training["FREEZE"]:
         freeze_parameters(model, list(training["FREEZE"]))
     if training["CHANNELS_LAST"]:
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
 

@@ -222,7 +222,7 @@ def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     """`defaults` with what a config says; keys in upper case, or in lower case (LazyConfig)."""
     result = {}
     for key, default in defaults.items():
-        value = given.get(key, given.get(key.lower(), default))
+        value: Any = given.get(key, given.get(key.lower(), default))
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         if isinstance(default, Mapping):
             value = _merged(default, value)

@@ -97,7 +97,7 @@ def find_learning_rate(
 
 def _step(model: nn.Module, batch: Any, optimizer: torch.optim.Optimizer) -> float:
     losses = model(batch)
-    loss = sum(losses.values()) if isinstance(losses, dict) else losses
+    loss: Any = sum(losses.values()) if isinstance(losses, dict) else losses
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

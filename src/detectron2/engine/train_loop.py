@@ -30,7 +30,8 @@ class SimpleTrainer(TrainerBase):
 
     Attributes:
         accumulation_steps: batches whose gradients are averaged for one step.
-        guard: skips steps whose numbers are not finite; None stops at the first.
+        guard: skips steps whose numbers are not finite; None stops at the first. It needs the
+            losses before the step, so with `async_write_metrics` there is none.
     """
 
     def __init__(
@@ -98,16 +99,24 @@ class SimpleTrainer(TrainerBase):
         start = time.perf_counter()
         batches = [self.fetch_data() for _ in range(self.accumulation_steps)]
         data_time = time.perf_counter() - start
-        if self.guard is not None:
-            self.guard.before_forward(self.model)
-        loss_dict = self._parts.gradients(self, batches)
+        guard = self._active_guard
+        if guard is not None:
+            guard.before_forward(self.model)
+        try:
+            loss_dict = self._parts.gradients(self, batches)
+        except FloatingPointError as error:  # the model itself noticed
+            # The other processes, if any, wait for this one's gradients.
+            if guard is None or comm.get_world_size() > 1:
+                raise
+            guard.skip(self, batches, error)
+            return
         self.after_backward()
         try:
             self._record_metrics(loss_dict, data_time)
         except FloatingPointError as error:
-            if self.guard is None:
+            if guard is None:
                 raise
-            self.guard.skip(self, batches, error)
+            guard.skip(self, batches, error)
             return
         self.optimizer_step()
 
@@ -176,11 +185,15 @@ class SimpleTrainer(TrainerBase):
         iteration = self.iter if iter is None else iter
         if (iteration + 1) % self.gather_metric_period != 0:
             return
-        norm = self._gradient_norm() if self.guard is not None else None
+        norm = self._gradient_norm() if self._active_guard is not None else None
         if norm is None:
             self.write_metrics(loss_dict, data_time, iteration, prefix, self._metric_group)
         else:
             record_losses(loss_dict, data_time, iteration, prefix, self._metric_group, norm)
+
+    @property
+    def _active_guard(self) -> StepGuard | None:
+        return None if self.async_write_metrics else self.guard
 
     def _gradient_norm(self) -> Tensor | None:
         """Norm of all gradients together; None if it is no matter of the guard."""

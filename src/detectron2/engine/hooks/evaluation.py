@@ -128,3 +128,15 @@ class PreciseBN(HookBase):
         with EventStorage(), unchanged_random_state():
             logger.info("Computing batch norm statistics over %d batches ...", self._num_iter)
             update_bn_stats(self._model, islice(self._data_iter, self._num_iter), self._num_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where its loader is in the data, if the loader knows."""
+        if self._data_iter is None or not hasattr(self._data_loader, "state_dict"):
+            return {}
+        return {"data_loader": self._data_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        if hasattr(self._data_loader, "load_state_dict"):
+            self._data_loader.load_state_dict(state_dict["data_loader"])
+            self._data_iter = None
