@@ -101,6 +101,7 @@ def train(folder, until=STEPS, kill=False):
         register_dataset(images, "distributed", images=5)
     cfg = toy_config(folder, "distributed")
     cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.SOLVER.IMS_PER_BATCH = 4  # batch normalization needs two images in each process
     cfg.SOLVER.MAX_ITER = STEPS
     seed_all_rng(3 + comm.get_rank())
     trainer = Trainer(cfg)

@@ -85,7 +85,7 @@ def test_gradients_that_are_not_finite_count_too(tmp_path):
     with pytest.raises(NotFiniteError) as error:
         trainer.train(0, 5)
     assert trainer.iter == 1
-    assert "gradients are not finite at iteration 1" in str(error.value)
+    assert "norm of the gradients is nan at iteration 1" in str(error.value)
     assert "nearest to the loss: layer.bias" in str(error.value)
 
 
@@ -141,6 +141,14 @@ def test_a_spoiled_parameter_is_named_first():
     model = Model()
     nn.init.constant_(model.layer.bias, float("inf"))
     assert first_bad_tensor(model, next(batches())).startswith("parameter layer.bias")
+
+
+def test_a_loss_that_is_not_finite_by_itself_is_named():
+    class Overflow(nn.Linear):
+        def forward(self, batch):
+            return {"loss_a": self.weight.sum(), "loss_b": (self.weight + 1e30).square().sum()}
+
+    assert first_bad_tensor(Overflow(2, 2), []).startswith("loss_b, although every layer's")
 
 
 def test_boxes_are_described():

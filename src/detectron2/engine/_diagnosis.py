@@ -48,12 +48,18 @@ def first_bad_tensor(model: nn.Module, batch: Any) -> str:
     found: list[str] = []
     with _watch_results(model, found), torch.no_grad():
         try:
-            model(batch)
+            losses = model(batch)
         except Exception as error:
             # What is not finite often ends in an error; the first bad result is the cause of it.
             if not found:
                 return f"none before the forward pass failed ({error})."
-    return f"the result of {found[0]}." if found else "none in the forward pass when repeated."
+    if found:
+        return f"the result of {found[0]}."
+    named = losses.items() if isinstance(losses, dict) else [("total_loss", losses)]
+    bad = [name for name, value in named if not all(_is_finite(t) for t in _tensors(value))]
+    if bad:
+        return f"{bad[0]}, although every layer's result is finite: the predictions are far off."
+    return "none in the forward pass when it is repeated."
 
 
 @contextmanager

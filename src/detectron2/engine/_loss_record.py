@@ -48,7 +48,7 @@ def record_losses(
         )
     if norm is not None and not math.isfinite(norm):
         raise FloatingPointError(
-            f"The gradients are not finite at iteration {iteration}, with finite losses {means}."
+            f"The norm of the gradients is {norm} at iteration {iteration}, with the losses {means}."
         )
     if not comm.is_main_process():
         return

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detectron2.engine._random_state import random_state
+from detectron2.engine._random_state import (
+    random_state,
+    set_random_state,
+    unchanged_random_state,
+)
 from detectron2.engine._trainer_base import NotFiniteError
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -97,10 +101,12 @@ class StepGuard:
             return
         from detectron2.engine._diagnosis import diagnosis
 
+        with unchanged_random_state():
+            set_random_state(self._random_state)  # the same samples of proposals again
+            text = diagnosis(trainer, batches, get_event_storage(), self._saved)
         raise NotFiniteError(
             f"{error} Iterations {', '.join(map(str, recent))} were bad, and one in "
-            f"{self._window} is tolerated.\n"
-            + diagnosis(trainer, batches, get_event_storage(), self._saved)
+            f"{self._window} is tolerated.\n{text}"
         )
 
     def _save(self, trainer: Any, batches: Sequence[Any]) -> str:
