@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detectron2.engine import HookBase, SimpleTrainer
-from detectron2.engine._diagnosis import box_statistics, diagnosis, first_bad_tensor
+from detectron2.engine._diagnosis import bad_gradients, box_statistics, diagnosis, first_bad_tensor
 from detectron2.engine._step_guard import StepGuard
 from detectron2.engine._trainer_base import DiagnosedError, NotFiniteError
 from detectron2.engine.bad_batch import load_batch, save_batch
@@ -149,6 +149,13 @@ def test_a_loss_that_is_not_finite_by_itself_is_named():
             return {"loss_a": self.weight.sum(), "loss_b": (self.weight + 1e30).square().sum()}
 
     assert first_bad_tensor(Overflow(2, 2), []).startswith("loss_b, although every layer's")
+
+
+def test_the_largest_gradient_is_named():
+    model = nn.Linear(2, 1)
+    assert bad_gradients(model) == "there are none yet."
+    model.weight.grad, model.bias.grad = torch.ones(1, 2), torch.tensor([3e38])
+    assert bad_gradients(model) == "all 2 are finite; the largest, 3e+38, is of bias."
 
 
 def test_boxes_are_described():

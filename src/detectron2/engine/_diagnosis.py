@@ -95,11 +95,17 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def bad_gradients(model: nn.Module) -> str:
-    """How many are not finite, and of which parameter, the last in the order of the model."""
+    """How many are not finite, and which is nearest to the loss; or which is the largest."""
     named = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    if not named:
+        return "there are none yet."
     bad = [name for name, gradient in named if not _is_finite(gradient)]
     if not bad:
-        return f"all {len(named)} are finite."
+        # In double precision: squares of large numbers overflow before the numbers do.
+        norms = [(float(gradient.double().norm()), name) for name, gradient in named]
+        return (
+            f"all {len(named)} are finite; the largest, {max(norms)[0]:.3g}, is of {max(norms)[1]}."
+        )
     return f"{len(bad)} of {len(named)} are not finite; nearest to the loss: {bad[-1]}."
 
 

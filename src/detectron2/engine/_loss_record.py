@@ -48,7 +48,8 @@ def record_losses(
         )
     if norm is not None and not math.isfinite(norm):
         raise FloatingPointError(
-            f"The norm of the gradients is {norm} at iteration {iteration}, with the losses {means}."
+            f"The norm of the gradients is {norm} at iteration {iteration}, "
+            f"with the losses {means}."
         )
     if not comm.is_main_process():
         return
