@@ -96,6 +96,7 @@ class KillFirst(HookBase):
 def train(folder, until=STEPS, kill=False):
     """Train the toy, whose dropout and data draw other numbers in each process."""
     logging.disable(logging.CRITICAL)
+    os.makedirs(folder, exist_ok=True)
     if "distributed" not in DatasetCatalog.list():
         images = Path(folder).parent / f"images{comm.get_rank()}"
         register_dataset(images, "distributed", images=5)
