@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ __all__ = ["ReportWriter"]
 
 _REFRESH_SECONDS = 15
 _LOSS_CHARTS = 8
-_TOTALS = ("total_loss", "validation/total_loss")
 _OTHERS = {"Learning rate": "lr", "Gradient norm": "gradient_norm", "Seconds per step": "time"}
 
 Figure = tuple[str, Mapping[str, np.ndarray]]
@@ -46,11 +45,17 @@ class ReportWriter(EventWriter):
         self._min_seconds = min_seconds
         self._last_time = -float("inf")
         self._iteration = 0
+        self._metrics: dict[str, None] = {}
         self.figures: Sequence[Figure] = ()
 
     def write(self) -> None:
         """Write the page, unless it is too young."""
-        self._iteration = get_event_storage().iter
+        storage = get_event_storage()
+        self._iteration = storage.iter
+        # What models put about their training is noisy; the results of evaluations are not.
+        self._metrics |= dict.fromkeys(
+            name for name, is_noisy in storage.smoothing_hints().items() if not is_noisy
+        )
         if time.monotonic() - self._last_time >= self._min_seconds:
             self._write_page(is_running=True)
             self._last_time = time.monotonic()
@@ -82,7 +87,7 @@ class ReportWriter(EventWriter):
         if others:
             page.heading("Course")
             page.charts(others)
-        _add_metrics(page, lines)
+        _add_metrics(page, lines, self._metrics)
         if self.figures:
             page.heading("What the model finds")
             page.gallery(self.figures)
@@ -96,9 +101,9 @@ def _read_lines(path: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream if line.endswith("}\n")]
 
 
-def _series(lines: list[dict[str, Any]], name: str) -> Series | None:
+def _series(lines: list[dict[str, Any]], name: str, label: str = "") -> Series | None:
     points = [(line["iteration"], line[name]) for line in lines if _is_number(line.get(name))]
-    return Series(name, *zip(*points, strict=True)) if points else None
+    return Series(label or name, *zip(*points, strict=True)) if points else None
 
 
 def _is_number(value: Any) -> bool:
@@ -106,23 +111,25 @@ def _is_number(value: Any) -> bool:
 
 
 def _charts(lines: list[dict[str, Any]]) -> dict[str, list[Series]]:
-    totals = [s for name in _TOTALS if (s := _series(lines, name)) is not None]
-    charts = {"Total loss": totals} if totals else {}
     parts = dict.fromkeys(n for line in lines for n in line if "loss" in n and "/" not in n)
-    for name in [n for n in parts if n != "total_loss"][:_LOSS_CHARTS]:
-        both = [_series(lines, name), _series(lines, f"validation/{name}")]
+    names = ["total_loss", *[n for n in parts if n != "total_loss"][:_LOSS_CHARTS]]
+    charts = {}
+    for name in names:
+        both = [
+            _series(lines, name, "training"),
+            _series(lines, f"validation/{name}", "validation"),
+        ]
         charts[name] = [series for series in both if series is not None]
     return {title: series for title, series in charts.items() if series}
 
 
-def _add_metrics(page: Page, lines: list[dict[str, Any]]) -> None:
+def _add_metrics(page: Page, lines: list[dict[str, Any]], metrics: Iterable[str]) -> None:
     """The metrics of evaluations, ``task/name``: the mean ones, not those of single classes."""
-    names = dict.fromkeys(
+    names = [
         name
-        for line in lines
-        for name in line
+        for name in metrics
         if "/" in name and "-" not in name and not name.startswith("validation/")
-    )
+    ]
     rows = [line for line in lines if any(name in line for name in names)]
     if rows:
         page.heading("Evaluations")
