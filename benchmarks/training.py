@@ -163,13 +163,14 @@ def main() -> None:
         return None
     steps = {name: make(arguments.batch, size) for name, make in SUBJECTS.items()}
     for step in steps.values():
-        step(), step()
+        step()  # kernels are compiled, memory is taken
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(arguments.steps):
         for name, step in steps.items():
             start = time.perf_counter()
             losses = step()
             seconds[name].append(time.perf_counter() - start)
+            print(f"  {name}: {seconds[name][-1]:.2f} s", flush=True)
             assert np.isfinite(sum(losses.values())), (name, losses)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     print(f"{arguments.batch} images of {size[0]}x{size[1]}, median of {arguments.steps} steps")
