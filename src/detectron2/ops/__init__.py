@@ -6,6 +6,7 @@
 from detectron2.ops.box_iou import box_iou
 from detectron2.ops.box_iou_rotated import box_iou_rotated
 from detectron2.ops.deform_conv import deform_conv
+from detectron2.ops.mask_runs import mask_runs
 from detectron2.ops.nms import batched_nms, nms
 from detectron2.ops.nms_rotated import batched_nms_rotated, nms_rotated
 from detectron2.ops.paste_masks import paste_masks
@@ -20,6 +21,7 @@ __all__ = [
     "box_iou",
     "box_iou_rotated",
     "deform_conv",
+    "mask_runs",
     "multilevel_roi_align",
     "nms",
     "nms_rotated",
