@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from detectron2.evaluation.coco_results import CocoResults, encode_masks
-from detectron2.structures import BoxMode, Instances
+from detectron2.evaluation.coco_results import CocoResults, EncodedMasks, encode_masks
+from detectron2.ops import mask_runs
+from detectron2.structures import BoxMode, Instances, ROIMasks
 
 __all__ = [
     "as_plain",
@@ -25,8 +26,9 @@ def instances_to_coco_json(instances: Instances, img_id: Hashable) -> list[dict[
     """Detections of one image in COCO's result format.
 
     Args:
-        instances: pred_boxes, scores, pred_classes, and perhaps pred_masks (N, H, W),
-            pred_masks_rle (RLE dictionaries) and pred_keypoints (N, K, 3), on any device.
+        instances: pred_boxes, scores, pred_classes, and perhaps pred_masks ((N, H, W), or
+            ROIMasks on the boxes), pred_masks_rle (RLE dictionaries) and pred_keypoints
+            (N, K, 3), on any device.
         img_id: id of the image.
 
     Returns:
@@ -38,8 +40,10 @@ def instances_to_coco_json(instances: Instances, img_id: Hashable) -> list[dict[
 def to_coco_results(instances: Instances, image_id: Hashable) -> CocoResults:
     """As `instances_to_coco_json`, in columns; `instances` are on the CPU."""
     boxes = instances.pred_boxes.tensor
-    masks = None
-    if instances.has("pred_masks"):
+    masks: Any = None
+    if instances.has("pred_masks") and isinstance(instances.pred_masks, ROIMasks):
+        masks = box_masks(instances)
+    elif instances.has("pred_masks"):
         masks = encode_masks(instances.pred_masks.numpy(), boxes.numpy())
     elif instances.has("pred_masks_rle"):
         masks = instances.pred_masks_rle
@@ -58,6 +62,14 @@ def to_coco_results(instances: Instances, image_id: Hashable) -> CocoResults:
         masks,
         keypoints,
     )
+
+
+def box_masks(instances: Instances) -> EncodedMasks:
+    """Masks on boxes in COCO's run lengths, as if they had been drawn into the image."""
+    masks = instances.pred_masks.tensor.float()
+    counts, areas = mask_runs(masks, instances.pred_boxes.tensor.float(), instances.image_size)
+    sizes = np.tile(np.array(instances.image_size, dtype=np.int64), (len(counts), 1))
+    return EncodedMasks(sizes, counts, areas.numpy().astype(np.float64))
 
 
 def without_non_finite(instances: Instances) -> Instances:

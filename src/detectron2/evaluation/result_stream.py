@@ -1,0 +1,121 @@
+"""The detections of all images as one list that is never in memory as a whole."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from detectron2.evaluation.coco_results import CocoResults
+
+__all__ = ["ResultStream"]
+
+Change = Callable[[CocoResults], CocoResults]
+
+
+class ResultStream(Sequence[dict[str, Any]]):
+    """A read-only list of COCO results over predictions that may lie on disk.
+
+    Attributes:
+        image_ids: of the predictions that have "instances", in their order.
+        masked, posed: whether every detection has a mask, or keypoints.
+    """
+
+    def __init__(
+        self,
+        predictions: Sequence[Mapping[str, Any]],
+        numbers: list[int],
+        image_ids: list[Hashable],
+        ends: np.ndarray,
+        masked: bool,
+        posed: bool,
+        changes: tuple[Change, ...] = (),
+    ) -> None:
+        self._predictions = predictions
+        self._numbers = numbers  # of the predictions that have "instances"
+        self._ends = ends  # how many detections there are up to the end of each
+        self._changes = changes
+        self.image_ids = image_ids
+        self.masked, self.posed = masked, posed
+
+    @classmethod
+    def over(cls, predictions: Sequence[Mapping[str, Any]]) -> ResultStream | None:
+        """Stream over the "instances" of predictions; None if they are not `CocoResults`."""
+        numbers, image_ids, lengths = [], [], []
+        has: list[tuple[bool, bool]] = []  # masks, keypoints; of the parts that are not empty
+        for number, prediction in enumerate(predictions):
+            if "instances" not in prediction:
+                continue
+            part = prediction["instances"]
+            if not isinstance(part, CocoResults):
+                return None
+            numbers.append(number)
+            image_ids.append(prediction.get("image_id"))
+            lengths.append(len(part))
+            if len(part) or not has:
+                has = has if any(lengths[:-1]) else []
+                has.append((part.mask_counts is not None, part.keypoints is not None))
+        masked, posed = (all(column) for column in zip(*has)) if has else (False, False)
+        ends = np.cumsum(lengths, dtype=np.int64) if lengths else np.zeros(0, dtype=np.int64)
+        return cls(predictions, numbers, image_ids, ends, masked, posed)
+
+    def mapped(self, change: Change) -> ResultStream:
+        """The stream whose parts are changed when they are read."""
+        changes = (*self._changes, change)
+        return ResultStream(
+            self._predictions, self._numbers, self.image_ids, self._ends,
+            self.masked, self.posed, changes,
+        )  # fmt: skip
+
+    def renumbered(self, number_of: Callable[[Hashable], int]) -> ResultStream:
+        """The stream with other image ids."""
+        other = self.mapped(
+            lambda part: part.replaced(
+                image_ids=np.array([number_of(i) for i in part.image_ids], dtype=np.int64)
+            )
+        )
+        other.image_ids = [number_of(image_id) for image_id in self.image_ids]
+        return other
+
+    def part(self, index: int) -> CocoResults:
+        """The detections of one prediction."""
+        part = self._predictions[self._numbers[index]]["instances"]
+        for change in self._changes:
+            part = change(part)
+        return part
+
+    def joined(self, indices: Sequence[int] | None = None) -> CocoResults:
+        """The detections of some predictions, by default of all, in memory."""
+        chosen = range(len(self._numbers)) if indices is None else indices
+        parts = [self._predictions[self._numbers[index]]["instances"] for index in chosen]
+        joined = CocoResults.concatenate(parts)
+        for change in self._changes:
+            joined = change(joined)
+        return joined
+
+    def length_of(self, index: int) -> int:
+        """How many detections a prediction has."""
+        return int(self._ends[index] - (self._ends[index - 1] if index else 0))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        part = bisect.bisect_right(self._ends, position)
+        return self.part(part)[position - int(self._ends[part])]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        parts = (self.part(index) for index in range(len(self._numbers)))
+        return itertools.chain.from_iterable(parts)
