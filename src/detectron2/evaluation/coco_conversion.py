@@ -13,6 +13,7 @@ from detectron2.ops import mask_runs
 from detectron2.structures import BoxMode, Instances, ROIMasks
 
 __all__ = [
+    "CategoryMismatchError",
     "as_plain",
     "dataset_categories",
     "instances_to_coco_json",
@@ -80,16 +81,20 @@ def without_non_finite(instances: Instances) -> Instances:
     return instances if bool(finite.all()) else instances[finite]
 
 
+class CategoryMismatchError(ValueError, AssertionError):
+    """The classes of the model are not those of the dataset."""
+
+
 def dataset_categories(indices: np.ndarray, index_of: Mapping[int, int]) -> np.ndarray:
     """Category ids of the dataset for class indices of the model."""
     id_of = {index: category for category, index in index_of.items()}
     if sorted(id_of) != list(range(len(index_of))):
-        raise AssertionError(
+        raise CategoryMismatchError(
             f"thing_dataset_id_to_contiguous_id must map to 0..{len(index_of) - 1}, each once; "
             f"it maps to {sorted(index_of.values())}."
         )
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(id_of):
-        raise AssertionError(
+        raise CategoryMismatchError(
             f"The model predicts class {int(indices.max())}, but the dataset has "
             f"{len(id_of)} classes, numbered from 0: do the model and the dataset fit together?"
         )

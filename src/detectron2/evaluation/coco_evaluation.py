@@ -34,7 +34,8 @@ from detectron2.evaluation.output_files import open_output, save_list, write_jso
 from detectron2.evaluation.per_category import category_precisions, category_table
 from detectron2.evaluation.proposal_recall import evaluate_box_proposals, proposal_recalls
 from detectron2.evaluation.result_stream import ResultStream
-from detectron2.evaluation.spool import PredictionSpool, gather_predictions, spool_folder
+from detectron2.evaluation.spool import gather_predictions
+from detectron2.evaluation.spooled_evaluator import SpooledEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -68,7 +69,7 @@ _evaluate_box_proposals = evaluate_box_proposals
 _evaluate_predictions_on_coco = evaluate_predictions_on_coco
 
 
-class COCOEvaluator(DatasetEvaluator):
+class COCOEvaluator(SpooledEvaluator):
     """AP of boxes, masks and keypoints, and AR of proposals, with COCO's protocol.
 
     Works with every dataset of "instances" records: one without a COCO file is written as one.
@@ -124,7 +125,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._coco_api = self._ground_truth.coco
         # Test sets come without annotations: predictions are written, not evaluated.
         self._do_evaluation = self._ground_truth.has_annotations
-        self._predictions: Any = self._new_spool()
+        self._predictions: Any = self._new_spool(self._metadata.name)
         self._results: OrderedDict[str, Any] = OrderedDict()
         self._dropped = 0
 
@@ -145,20 +146,8 @@ class COCOEvaluator(DatasetEvaluator):
     # -------------------------------------------------------------- taking in predictions
 
     def reset(self) -> None:
-        self._predictions = self._new_spool()
+        self._predictions = self._new_spool(self._metadata.name)
         self._dropped = 0
-
-    def _new_spool(self) -> PredictionSpool:
-        name = f"{type(self).__name__}-{self._metadata.name}"
-        return PredictionSpool(spool_folder(self._output_dir), name, comm.get_rank())
-
-    def begin(self, identity: Mapping[str, Any], resume: bool) -> None:
-        if isinstance(self._predictions, PredictionSpool):
-            self._predictions.begin(identity, resume)
-
-    def is_finished(self, record: Mapping[str, Any]) -> bool:
-        restored = getattr(self._predictions, "restored", ())
-        return bool(restored) and record.get("image_id") in restored
 
     def takes_box_masks(self) -> bool:
         # A subclass that looks at the outputs itself expects masks in full images.
@@ -221,8 +210,7 @@ class COCOEvaluator(DatasetEvaluator):
             self._eval_box_proposals(predictions)
         if "instances" in predictions[0]:
             self._eval_predictions(predictions, img_ids=img_ids)
-        if isinstance(predictions, PredictionSpool):
-            predictions.remove_files()
+        self._complete(predictions)
         return copy.deepcopy(self._results)
 
     def _output_file(self, name: str) -> str:

@@ -33,11 +33,13 @@ class ResultStream(Sequence[dict[str, Any]]):
         masked: bool,
         posed: bool,
         changes: tuple[Change, ...] = (),
+        kept: np.ndarray | None = None,
     ) -> None:
         self._predictions = predictions
         self._numbers = numbers  # of the predictions that have "instances"
         self._ends = ends  # how many detections there are up to the end of each
         self._changes = changes
+        self._kept = kept  # which of all detections are in the list, None: all
         self.image_ids = image_ids
         self.masked, self.posed = masked, posed
 
@@ -67,7 +69,15 @@ class ResultStream(Sequence[dict[str, Any]]):
         changes = (*self._changes, change)
         return ResultStream(
             self._predictions, self._numbers, self.image_ids, self._ends,
-            self.masked, self.posed, changes,
+            self.masked, self.posed, changes, self._kept,
+        )  # fmt: skip
+
+    def filtered(self, kept: np.ndarray) -> ResultStream:
+        """The detections with True in (N,) `kept`; a filtered stream is not filtered again."""
+        assert self._kept is None and len(kept) == len(self)
+        return ResultStream(
+            self._predictions, self._numbers, self.image_ids, self._ends,
+            self.masked, self.posed, self._changes, kept,
         )  # fmt: skip
 
     def renumbered(self, number_of: Callable[[Hashable], int]) -> ResultStream:
@@ -82,25 +92,34 @@ class ResultStream(Sequence[dict[str, Any]]):
 
     def part(self, index: int) -> CocoResults:
         """The detections of one prediction."""
-        part = self._predictions[self._numbers[index]]["instances"]
-        for change in self._changes:
-            part = change(part)
-        return part
+        return self.joined([index])
 
     def joined(self, indices: Sequence[int] | None = None) -> CocoResults:
         """The detections of some predictions, by default of all, in memory."""
         chosen = range(len(self._numbers)) if indices is None else indices
-        parts = [self._predictions[self._numbers[index]]["instances"] for index in chosen]
-        joined = CocoResults.concatenate(parts)
+        joined = CocoResults.concatenate([self._read(index) for index in chosen])
         for change in self._changes:
             joined = change(joined)
         return joined
 
+    def _read(self, index: int) -> CocoResults:
+        part = self._predictions[self._numbers[index]]["instances"]
+        return part if self._kept is None else part.selected(self._kept[self._span(index)])
+
+    def _span(self, index: int) -> slice:
+        """Places of a prediction's detections among those of all."""
+        return slice(int(self._ends[index - 1]) if index else 0, int(self._ends[index]))
+
     def length_of(self, index: int) -> int:
         """How many detections a prediction has."""
-        return int(self._ends[index] - (self._ends[index - 1] if index else 0))
+        span = self._span(index)
+        if self._kept is not None:
+            return int(np.count_nonzero(self._kept[span]))
+        return span.stop - span.start
 
     def __len__(self) -> int:
+        if self._kept is not None:
+            return int(np.count_nonzero(self._kept))
         return int(self._ends[-1]) if len(self._ends) else 0
 
     @overload
@@ -113,8 +132,13 @@ class ResultStream(Sequence[dict[str, Any]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]
-        part = bisect.bisect_right(self._ends, position)
-        return self.part(part)[position - int(self._ends[part])]
+        if self._kept is not None:
+            position = int(np.flatnonzero(self._kept)[position])
+        number = bisect.bisect_right(self._ends, position)
+        before = self._span(number).start
+        if self._kept is not None:
+            before = position - int(np.count_nonzero(self._kept[before:position]))
+        return self.part(number)[position - before]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = (self.part(index) for index in range(len(self._numbers)))

@@ -143,17 +143,23 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
     It pickles as the plain list of its items, so code that gathers predictions itself works.
 
     Attributes:
-        restored: keys of the images that an earlier run has finished.
+        restored: keys of the predictions that an earlier run has left.
     """
 
-    def __init__(self, folder: str | None, name: str, rank: int = 0, key: str = "image_id") -> None:
+    def __init__(
+        self,
+        folder: str | None,
+        name: str,
+        rank: int = 0,
+        key: tuple[str, ...] = ("image_id",),
+    ) -> None:
         """
         Args:
             folder: where the file goes, and stays if the process dies; None is a temporary
                 folder that goes with the process.
             name: of the evaluation, the same on all ranks.
             rank: of the process.
-            key: entry of a prediction that names its image.
+            key: entries of a prediction that tell it from all others.
         """
         self._stem = re.sub(r"[^\w.-]+", "_", name)
         self._rank = rank
@@ -193,7 +199,7 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         del self._entries[index]
 
     def insert(self, index: int, item: Any) -> None:
-        """Put an item in front of `index`, unless an earlier run has finished its image."""
+        """Put an item in front of `index`, unless an earlier run has left it already."""
         if not self.restored or self._key_of(item) not in self.restored:
             self._entries.insert(index, self._stored(item))
 
@@ -201,7 +207,10 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         return list, (list(self),)
 
     def _key_of(self, item: Any) -> Hashable:
-        return item.get(self._key) if isinstance(item, Mapping) else None
+        if not isinstance(item, Mapping):
+            return None
+        values = tuple(item.get(name) for name in self._key)
+        return values[0] if len(values) == 1 else values
 
     def _stored(self, item: Any) -> _Entry:
         try:
@@ -255,7 +264,7 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
                 self._file = file
                 self._entries = entries
         self.restored = frozenset(keys)
-        logger.info("Going on after %d images that an earlier run has finished.", len(keys))
+        logger.info("Going on after %d predictions that an earlier run has left.", len(keys))
 
     def _file_of_this_run(self, path: Path, writable: bool) -> SpoolFile | None:
         file = SpoolFile.open(path, writable)
@@ -298,19 +307,21 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         self._entries += [*entries, *(_Entry(item) for item in description["items"])]
         return True
 
-    def adopt_left_behind(self, ranks: int) -> None:
-        """Append what processes of an earlier run with more ranks have finished."""
+    def adopt_left_behind(self, ranks: int) -> list[Any]:
+        """Append what processes of an earlier run with more ranks have left, and return it."""
+        before = len(self)
         if self._folder is None or not self.restored:
-            return
+            return []
         for path in sorted(self._folder.glob(self._path(Path(), "*").name)):
             rank = path.name.split(".")[-2]
             if rank.isdigit() and int(rank) >= ranks:
                 file = self._file_of_this_run(path, writable=False)
                 if file is not None:
                     self._entries += [_Entry(None, file, offset) for offset in file.offsets[1:]]
+        return self[before:]
 
-    def without_repeated_images(self) -> None:
-        """Keep the first prediction of each image; only a resumed run has more."""
+    def without_repetitions(self) -> None:
+        """Keep the first prediction of each key; only a resumed run has more."""
         if self.restored:
             first: dict[Hashable, _Entry] = {}
             for entry in self._entries:
@@ -350,7 +361,7 @@ def gather_predictions(predictions: Any, distributed: bool) -> Sequence[Any] | N
         if not comm.is_main_process():
             return None
     merged.adopt_left_behind(comm.get_world_size())
-    merged.without_repeated_images()
+    merged.without_repetitions()
     return merged
 
 
