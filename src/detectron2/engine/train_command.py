@@ -44,6 +44,7 @@ class TrainOptions:
     weights: str | None = None
     random_weights: bool = False
     resume: bool = False
+    report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -68,7 +69,11 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
     DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
-    return DefaultTrainer.test(cfg, model)
+    if options.report is None and not options.resume:
+        return DefaultTrainer.test(cfg, model)
+    from detectron2.engine.evaluate_command import evaluate_with_report
+
+    return evaluate_with_report(cfg, model, options.report, options.resume)
 
 
 def configure(options: TrainOptions) -> Any:

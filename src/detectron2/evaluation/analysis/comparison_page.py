@@ -46,7 +46,7 @@ def _number(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "–" if value != value else f"{value:+.1f}"
+    return "–" if value != value else f"{value:+.1f}".replace("-", "−")
 
 
 def _table(page: Page, rows: list[dict]) -> None:
@@ -60,7 +60,7 @@ def _table(page: Page, rows: list[dict]) -> None:
 def _metrics(page: Page, comparison: Comparison) -> None:
     page.heading("Metrics")
     page.paragraph(
-        "“From” and “to” hold the difference with 95 % confidence, if the images are a sample of "
+        "“From” and “to” hold the difference with 95 % confidence, if the images are a sample of "
         "all there could be (bootstrap over images). If 0 lies between, it may be chance."
     )
     _table(page, comparison.metrics)
@@ -142,4 +142,4 @@ def _images(
             figures.append((caption, pictures))
     if figures:
         page.color_key(COLORS)
-        page.gallery(figures)
+        page.gallery(figures, width=800)

@@ -28,6 +28,7 @@ class Diagnosis:
         classes: a row for each category.
         curves: "recall" (R,) with precision by IoU (R,), and "threshold" (T,) with F1,
             precision and recall over all categories (T,).
+        class_curves: precision (R,) of each class at the recalls of "recall", at IoU 0.5.
         best: score above which F1 over all categories is highest, with F1, precision, recall.
         confusion: "names" of K categories and "matrix" (K + 1, K + 1) of counts at `best`;
             rows are what is there, columns what is predicted, the last of each is background.
@@ -42,6 +43,7 @@ class Diagnosis:
     metrics: dict[str, float]
     classes: list[dict[str, Any]]
     curves: dict[str, list[float]]
+    class_curves: dict[str, list[float]]
     best: dict[str, float]
     confusion: dict[str, Any]
     tide: dict[str, dict[str, float]]
@@ -72,6 +74,7 @@ def diagnose(run: EvaluatedRun, task: str = "bbox") -> Diagnosis:
             metrics=_percent(evaluation.get_results()),
             classes=_classes(run, evaluation, matches, calibration["per_category"]),
             curves={**_precision_curves(evaluation), **f1_curves(matches)},
+            class_curves=_class_curves(run, evaluation),
             best=best,
             confusion={
                 "names": list(confusion["cat_names"]),
@@ -135,6 +138,13 @@ def _precision_curves(evaluation: Any) -> dict[str, list[float]]:
         mean = values.mean(axis=1) if occurs.any() else np.full(len(values), np.nan)
         curves[f"IoU {iou:.2f}"] = (100 * mean).tolist()
     return curves
+
+
+def _class_curves(run: EvaluatedRun, evaluation: Any) -> dict[str, list[float]]:
+    at = np.round(evaluation.params.iouThrs, 2).tolist().index(IOU)
+    precision = evaluation.eval["precision"][at, :, :, 0, -1]  # (R, K)
+    percent = np.where(precision > -1, 100 * precision, np.nan)
+    return {name: percent[:, i].tolist() for i, name in enumerate(run.categories.values())}
 
 
 def _tide(evaluation: Any) -> dict[str, dict[str, float]]:

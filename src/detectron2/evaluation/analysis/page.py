@@ -15,6 +15,7 @@ __all__ = ["ERRORS", "report_page", "task_name"]
 _PICTURES = 12
 _NAMES_IN_HEATMAP = 24
 _CONFUSIONS = 40
+_WEAK_CLASSES = 5
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100")
 ERRORS = {
     "Cls": "wrong class",
@@ -93,8 +94,8 @@ def _curves(page: Page, diagnosis: Diagnosis) -> None:
     page.paragraph(
         f"Left: precision at each recall, the mean over classes. Right: what happens if only "
         f"detections from a score on are taken, over all classes, at IoU {IOU}. F1 is highest, "
-        f"{_number(best['F1'])} %, from {best['threshold']:.2f} on: {_number(best['precision'])} % "
-        f"of what is taken is right, and {_number(best['recall'])} % of the objects are found."
+        f"{_number(best['F1'])} %, from {best['threshold']:.2f} on: {_number(best['precision'])} % "
+        f"of what is taken is right, and {_number(best['recall'])} % of the objects are found."
     )
     charts = []
     lines = [Series(n, curves["recall"], v) for n, v in curves.items() if n.startswith("IoU")]
@@ -105,7 +106,21 @@ def _curves(page: Page, diagnosis: Diagnosis) -> None:
     if _any_number(lines):
         mark = (best["threshold"], f"{best['threshold']:.2f}")
         charts.append(line_chart("By score", lines, "lowest score that is taken", mark))
+    weak = _weakest(diagnosis)
+    if weak:
+        charts.append(line_chart("The weakest classes, IoU 0.50", weak, "recall, percent"))
     page.drawn_charts(charts)
+
+
+def _weakest(diagnosis: Diagnosis) -> list[Series]:
+    """Precision at recall of the classes whose AP50 is lowest."""
+    rows = [row for row in diagnosis.classes if row["AP50"] == row["AP50"]]
+    rows.sort(key=lambda row: row["AP50"])
+    recall = diagnosis.curves["recall"]
+    return [
+        Series(row["class"], recall, diagnosis.class_curves[row["class"]])
+        for row in rows[:_WEAK_CLASSES]
+    ]
 
 
 def _any_number(lines: Sequence[Series]) -> bool:
@@ -217,9 +232,9 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
     bins = [each for each in diagnosis.calibration["bins"] if each["count"]]
     page.heading("Do scores mean what they say?")
     page.paragraph(
-        "Of the detections with a score near 0.8, 80 % should be right. On the diagonal they are; "
+        "Of the detections with a score near 0.8, 80 % should be right. On the diagonal they are; "
         "below it the model is too sure of itself. The expected calibration error is "
-        f"{100 * diagnosis.calibration['ece']:.1f} %, the largest {100 * diagnosis.calibration['mce']:.1f} %."
+        f"{100 * diagnosis.calibration['ece']:.1f} %, the largest {100 * diagnosis.calibration['mce']:.1f} %."
     )
     if not bins:
         return
@@ -267,7 +282,7 @@ def _pictures(page: Page, run: EvaluatedRun, diagnosis: Diagnosis, image_root: s
         f"Lowest F1 at IoU {IOU}, of the detections with a score of at least {threshold:.2f}."
     )
     page.color_key(COLORS)
-    page.gallery(figures)
+    page.gallery(figures, width=460)
 
 
 def _suspects(page: Page, diagnosis: Diagnosis) -> None:

@@ -110,7 +110,7 @@ def _draw(
     pixels: np.ndarray, boxes: np.ndarray, masks: Any, labels: list[str], colors: list[Any]
 ) -> np.ndarray:
     scale = _WIDTH / pixels.shape[1]
-    visualizer = Visualizer(pixels, scale=scale)
+    visualizer = Visualizer(pixels, scale=scale, font_size_scale=1.5)
     drawn = visualizer.overlay_instances(
         boxes=boxes, masks=masks or None, labels=labels, assigned_colors=colors, alpha=0.35
     ).get_image()

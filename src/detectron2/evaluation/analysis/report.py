@@ -17,10 +17,11 @@ from detectron2.evaluation.analysis.page import report_page
 from detectron2.evaluation.analysis.run import DETECTIONS_FILE, SUMMARY_FILE, EvaluatedRun
 from detectron2.evaluation.output_files import write_json_list
 from detectron2.utils.files import atomic_write_text
+from detectron2.utils.html import Page
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_comparison", "write_metrics", "write_report"]
 
-_LARGE = ("images", "matches")  # of a diagnosis; in a CSV file of their own, or not at all
+_LARGE = ("images", "matches", "class_curves")  # of a diagnosis; in a CSV file of their own, or not at all
 
 
 def write_report(
@@ -32,13 +33,15 @@ def write_report(
     confusion, sizes, aspects and images as CSV.
 
     Args:
-        image_root: folder of the images; those that are not there are not drawn.
+        image_root: folder of the images, by default the one that the run knows; those that are
+            not there are not drawn.
         subtitle: what was evaluated, in words.
 
     Returns:
         The page.
     """
     folder = Path(folder)
+    image_root = image_root or run.image_root
     diagnoses = {task: diagnose(run, task) for task in run.tasks}
     write_json_list(str(folder / DETECTIONS_FILE), run_results(run))
     summary = {
@@ -55,6 +58,18 @@ def write_report(
         for name, rows in _tables(diagnosis).items():
             _write_csv(folder / f"{task}_{name}.csv", rows)
     return report_page(run, diagnoses, image_root, subtitle).write(folder / "report.html")
+
+
+def write_metrics(metrics: Mapping[str, Any], name: str, folder: str | Path) -> Path:
+    """The same for evaluations that there is no analysis of: report.html and summary.json."""
+    folder = Path(folder)
+    page = Page(f"Evaluation: {name}", "Metrics only: there are no COCO detections to look into.")
+    for task, values in metrics.items():
+        page.heading(task)
+        numbers = values if isinstance(values, Mapping) else {task: values}
+        page.sortable_table(("metric", "value"), list(numbers.items()))
+    _write_json(folder / SUMMARY_FILE, {"name": name, "metrics": metrics})
+    return page.write(folder / "report.html")
 
 
 def run_results(run: EvaluatedRun) -> Iterable[dict[str, Any]]:
@@ -102,6 +117,7 @@ def _tables(diagnosis: Diagnosis) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     return {
         "classes": diagnosis.classes,
         "precision_recall": _rows_of({name: curves[name] for name in recall}),
+        "class_curves": _rows_of({"recall": curves["recall"], **diagnosis.class_curves}),
         "scores": _rows_of({name: curves[name] for name in scores}),
         "confusion": [
             {"true class": name, **dict(zip(names, counts))}

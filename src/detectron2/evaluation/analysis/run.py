@@ -33,6 +33,7 @@ class EvaluatedRun:
         results: detections with the ids of `truth`.
         tasks: of "bbox" and "segm".
         ground_truth_file: where the truth comes from.
+        image_root: folder of the images, "" if it is not known.
         original_ids: image id of the file for each id of `truth`; None if they are the same.
     """
 
@@ -41,6 +42,7 @@ class EvaluatedRun:
     results: CocoResults
     tasks: tuple[str, ...]
     ground_truth_file: str
+    image_root: str = ""
     original_ids: Mapping[int, Any] | None = None
 
     @cached_property
@@ -90,6 +92,7 @@ def run_of(evaluator: Any, name: str) -> EvaluatedRun | None:
         _known(results.joined(), evaluator._coco_api),
         tasks,
         str(Path(evaluator._metadata.json_file).resolve()),
+        str(evaluator._metadata.get("image_root", None) or ""),
         None if numbers is None else {number: image for image, number in numbers.items()},
     )
 
@@ -113,11 +116,12 @@ def read_run(path: str | Path, ground_truth_file: str | Path | None = None) -> E
         ValueError: a file does not hold what it should.
     """
     path = Path(path)
-    name, results_file = path.name or str(path), path
+    name, results_file, image_root = path.name or str(path), path, ""
     if path.is_dir():
         results_file = path / DETECTIONS_FILE
         summary = _read_json(path / SUMMARY_FILE, "a folder that `eval --report` has written")
         ground_truth_file = ground_truth_file or summary["ground_truth"]
+        image_root = summary["image_root"]
     if ground_truth_file is None:
         raise ValueError(f"{str(path)!r} is a file of detections: say --data GROUND_TRUTH.json.")
     content = _read_json(results_file, "a COCO result file")
@@ -133,7 +137,7 @@ def read_run(path: str | Path, ground_truth_file: str | Path | None = None) -> E
     originals = None if number_of is None else {n: image for image, n in number_of.items()}
     return EvaluatedRun(
         name, truth.coco, _known(results, truth.coco), tasks,
-        str(Path(ground_truth_file).resolve()), originals,
+        str(Path(ground_truth_file).resolve()), image_root, originals,
     )  # fmt: skip
 
 

@@ -36,8 +36,9 @@ th, td { padding: 6px 14px; border-bottom: 1px solid var(--line); text-align: ri
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; color: var(--soft); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 20px; }
-.charts svg { width: 100%; height: auto; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 20px; }
+.charts svg { width: 100%; max-width: 560px; height: auto; }
+.pairs { display: grid; gap: 20px;
+         grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); }
 figure { margin: 0; background: var(--panel); border-radius: 8px; padding: 10px; }
 figure .row { display: flex; gap: 8px; } figure .row > div { flex: 1; min-width: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
@@ -50,7 +51,8 @@ nav { margin: 14px 0 0; font-size: 13px; } nav a { color: var(--soft); margin-ri
 .cards b { display: block; font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums; }
 .cards span { color: var(--soft); font-size: 12.5px; }
 .tall { max-height: 560px; overflow: auto; border: 1px solid var(--line); border-radius: 8px; }
-.tall table { width: 100%; } .tall thead th { position: sticky; top: 0; background: var(--panel); }
+.tall table { width: 100%; font-size: 13.5px; } .tall th, .tall td { padding: 5px 9px; }
+.text { text-align: left; } .tall thead th { position: sticky; top: 0; background: var(--panel); }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid #0072b2; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
@@ -62,6 +64,7 @@ td.better { color: #00875f; } td.worse { color: #c2410c; }
 .heatmap .turned span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 12px; }
 """
+_TEXT = ' class="text"'
 # Click on the head of a column to sort by it: numbers by value, largest first, texts by letters.
 _SORT = """
 document.querySelectorAll("table.sortable").forEach(table => {
@@ -144,9 +147,12 @@ class Page:
             signed: columns of differences, which say whether something became better or worse.
         """
         self._sortable = True
+        rows = [list(row) for row in rows]
+        texts = [all(isinstance(row[i], str) for row in rows) for i in range(len(header))]
         head = "".join(
-            f'<th scope="col"><button type="button">{escape(name)}</button></th>'
-            for name in header
+            f'<th scope="col"{_TEXT if is_text else ""}>'
+            f'<button type="button">{escape(name)}</button></th>'
+            for name, is_text in zip(header, texts)
         )
         body = "".join(
             "<tr>"
@@ -179,8 +185,14 @@ class Page:
         """Elements of `line_chart` and `bar_chart` in a grid."""
         self._parts.append(f'<div class="charts">{"".join(charts)}</div>')
 
-    def gallery(self, figures: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
-        """Pictures side by side, `(caption, {label: picture})`, as in `picture_source`."""
+    def gallery(
+        self, figures: Iterable[tuple[str, Mapping[str, np.ndarray]]], width: int = 320
+    ) -> None:
+        """Pictures side by side, `(caption, {label: picture})`, as in `picture_source`.
+
+        Args:
+            width: of a figure at least, in pixels of the page.
+        """
         shown = []
         for caption, pictures in figures:
             cells = "".join(
@@ -190,7 +202,9 @@ class Page:
                 f'<figure><div class="row">{cells}</div>'
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
-        self._parts.append(f'<div class="pairs">{"".join(shown)}</div>')
+        self._parts.append(
+            f'<div class="pairs" style="--width:{width}px">{"".join(shown)}</div>'
+        )
 
     def html(self) -> str:
         parts = list(self._parts)
@@ -234,7 +248,7 @@ def _picture(label: str, picture: np.ndarray, caption: str) -> str:
 def _sortable_cell(value: object, signed: bool) -> str:
     shown = escape(_cell(value))
     if not isinstance(value, (int, float)):
-        return f"<td>{shown}</td>"
+        return f"<td{_TEXT}>{shown}</td>"
     missing = value != value
     color = ""
     if signed and not missing and value:
