@@ -6,13 +6,30 @@ numbers plus the compressed mask, and reach hotcoco without a detour through dic
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 
-__all__ = ["CocoResults", "EncodedMasks", "encode_masks"]
+__all__ = ["CocoResults", "EncodedMasks", "encode_masks", "no_garbage_collection"]
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Build many objects without the collector walking over all others again and again.
+
+    A dictionary for each of 180,000 masks took 0.6 s with it and 0.1 s without.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.coco_results import CocoResults, no_garbage_collection
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.evaluation.result_stream import ResultStream
 
@@ -18,6 +20,7 @@ __all__ = ["StreamedCOCOeval", "batch_rows", "match_in_chunks"]
 logger = logging.getLogger(__name__)
 
 _CHUNK_DETECTIONS = 20_000
+_CHUNKS_TO_KEEP = 10  # about 100 MB
 
 
 class StreamedCOCOeval(COCOeval_opt):
@@ -40,7 +43,7 @@ class StreamedCOCOeval(COCOeval_opt):
     def evaluate(self) -> None:
         self.params.sort()
         self._whole = None
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_garbage_collection():
             # hotcoco points out settings that no leaderboard uses; here the caller chose them.
             warnings.simplefilter("ignore", UserWarning)
             self._native = match_in_chunks(
@@ -83,47 +86,99 @@ def match_in_chunks(
     from hotcoco import StreamingEval
 
     categories = coco_gt.loadCats(coco_gt.getCatIds())
-    known = np.array(sorted(category["id"] for category in categories), dtype=np.int64)
     stream = StreamingEval(categories, params.iouType, lvis_style, params)
-    unknown = 0
-    for images, part in _chunks(results, coco_gt, image_ids):
-        has_category = np.isin(part.category_ids, known)
-        unknown += int((~has_category).sum())
-        part = part if has_category.all() else part.selected(has_category)
-        truth = coco_gt.loadAnns(coco_gt.getAnnIds(imgIds=images)) if images else []
-        detections = _detections(part, params.iouType)
-        stream.update(coco_gt.loadImgs(images), truth, **detections)
-    if unknown:
-        logger.warning("Left out %d detections of categories that the dataset lacks.", unknown)
+    chunks = _chunks(results, coco_gt, image_ids)
+    for images, truth, detections in _one_ahead(_arguments(chunks, params.iouType)):
+        stream.update(images, truth, **detections)
     return stream.finalize()
 
 
-def _chunks(
+def _arguments(chunks: Iterable[_Chunk], iou_type: str) -> Iterator[tuple[Any, Any, Any]]:
+    """What `StreamingEval.update` is called with."""
+    for chunk in chunks:
+        truth = chunk.truth
+        if iou_type == "bbox":  # reading polygons and run lengths takes longer than the rest
+            truth = [{k: v for k, v in a.items() if k != "segmentation"} for a in truth]
+        yield chunk.images, truth, _detections(chunk.detections, iou_type)
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items; the next one is made in a thread while this one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some images, their objects, and what was detected in them."""
+
+    images: list[dict[str, Any]]
+    truth: list[dict[str, Any]]
+    detections: CocoResults
+
+
+def _chunks(results: ResultStream, coco_gt: Any, image_ids: Sequence[int]) -> Iterator[_Chunk]:
+    """Images in the order of their ids, some at a time.
+
+    Of a small dataset the chunks are kept with the stream, for the next task.
+    """
+    key = ("chunks", id(coco_gt), tuple(image_ids))
+    kept: list[_Chunk] = results.memo.get(key, [])
+    if kept:
+        yield from kept
+        return
+    room = _CHUNKS_TO_KEEP
+    for number, chunk in enumerate(_read_chunks(results, coco_gt, image_ids)):
+        yield chunk
+        if number < room:
+            kept.append(chunk)
+        else:
+            kept, room = [], 0
+    if kept:
+        results.memo[key] = kept
+
+
+def _read_chunks(
     results: ResultStream, coco_gt: Any, image_ids: Sequence[int]
-) -> Iterator[tuple[list[int], CocoResults]]:
-    """Images in the order of their ids, some at a time, with their detections."""
+) -> Iterator[_Chunk]:
     predictions_of: dict[Any, list[int]] = {}
     for index, image_id in enumerate(results.image_ids):
         predictions_of.setdefault(image_id, []).append(index)
-    strangers = set(predictions_of) - set(coco_gt.getImgIds())
+    _report_strangers(set(predictions_of) - set(coco_gt.getImgIds()))
+    known = np.array(sorted(coco_gt.getCatIds()), dtype=np.int64)
+    unknown = 0
+    images: list[int] = []
+    indices: list[int] = []
+    count = 0
+    in_order = sorted(set(image_ids))
+    for number, image_id in enumerate(in_order, start=1):
+        images.append(image_id)
+        mine = predictions_of.get(image_id, [])
+        indices += mine
+        count += sum(results.length_of(index) for index in mine)
+        if count >= _CHUNK_DETECTIONS or number == len(in_order):
+            part = results.joined(indices)
+            has_category = np.isin(part.category_ids, known)
+            unknown += len(part) - int(has_category.sum())
+            yield _Chunk(
+                coco_gt.loadImgs(images),
+                coco_gt.loadAnns(coco_gt.getAnnIds(imgIds=images)),
+                part if has_category.all() else part.selected(has_category),
+            )
+            images, indices, count = [], [], 0
+    if unknown:
+        logger.warning("Left out %d detections of categories that the dataset lacks.", unknown)
+
+
+def _report_strangers(strangers: set[Any]) -> None:
     if strangers:
         logger.warning(
             "Left out the detections of %d images that the ground truth lacks, such as %r.",
             len(strangers), next(iter(strangers)),
         )  # fmt: skip
-    images: list[int] = []
-    indices: list[int] = []
-    count = 0
-    for image_id in sorted(set(image_ids)):
-        images.append(image_id)
-        mine = predictions_of.get(image_id, [])
-        indices += mine
-        count += sum(results.length_of(index) for index in mine)
-        if count >= _CHUNK_DETECTIONS:
-            yield images, results.joined(indices)
-            images, indices, count = [], [], 0
-    if images:
-        yield images, results.joined(indices)
 
 
 def batch_rows(results: CocoResults, boxes: np.ndarray) -> np.ndarray:

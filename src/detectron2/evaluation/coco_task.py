@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from detectron2.evaluation.coco_dataset import as_hotcoco
-from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.coco_results import CocoResults, no_garbage_collection
 from detectron2.evaluation.coco_stream import StreamedCOCOeval, batch_rows
 from detectron2.evaluation.fast_eval_api import DETECTION_ROWS, COCOeval_opt, Row
 from detectron2.evaluation.result_stream import ResultStream
@@ -109,26 +107,11 @@ def load_results(coco_gt: Any, results: Sequence[dict[str, Any]], iou_type: str)
         return dataset.loadRes(rows)
     if results.mask_counts is None:
         raise ValueError("There are no masks among the predictions to evaluate 'segm' with.")
-    with _no_garbage_collection():
+    with no_garbage_collection():
         detections = dataset.loadRes(rows, segmentation=results.masks())
     ids = np.arange(1, len(results) + 1)  # loadRes numbers detections from 1
     detections.update_anns(ids=ids, area=results.mask_areas)
     return detections
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Build many objects without the collector walking over all others again and again.
-
-    A dictionary for each of 180,000 masks took 0.6 s with it and 0.1 s without.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _set_sigmas(

@@ -22,6 +22,8 @@ class ResultStream(Sequence[dict[str, Any]]):
     Attributes:
         image_ids: of the predictions that have "instances", in their order.
         masked, posed: whether every detection has a mask, or keypoints.
+        memo: what those who read the stream keep for reading it again: a second task needs the
+            same images. It is theirs to keep it small.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class ResultStream(Sequence[dict[str, Any]]):
         self._kept = kept  # which of all detections are in the list, None: all
         self.image_ids = image_ids
         self.masked, self.posed = masked, posed
+        self.memo: dict[Any, Any] = {}
 
     @classmethod
     def over(cls, predictions: Sequence[Mapping[str, Any]]) -> ResultStream | None:
