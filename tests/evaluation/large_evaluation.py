@@ -1,6 +1,6 @@
 """Evaluate many synthetic images in a process of its own, and print how much memory that took.
 
-    python tests/evaluation/large_evaluation.py IMAGES MASKS_PER_IMAGE FOLDER
+python tests/evaluation/large_evaluation.py IMAGES MASKS_PER_IMAGE FOLDER
 """
 
 import contextlib

@@ -85,9 +85,7 @@ def test_convention_two_processes_give_the_numbers_of_one(lvis_like, tmp_path):
     keys = ("json_file", "thing_classes", "thing_dataset_id_to_contiguous_id")
     entries = {key: getattr(metadata, key) for key in keys}
     arguments = (str(tmp_path), entries, lvis_like.detections)
-    launch(
-        evaluate_everything, 2, dist_url="auto", args=arguments, timeout=timedelta(seconds=120)
-    )
+    launch(evaluate_everything, 2, dist_url="auto", args=arguments, timeout=timedelta(seconds=120))
     try:
         evaluate_everything(*arguments)
     finally:
@@ -99,7 +97,13 @@ def test_convention_two_processes_give_the_numbers_of_one(lvis_like, tmp_path):
     )
     assert json.dumps(first) == json.dumps(one)  # as text, where NaN is NaN
     assert one["coco"]["segm"]["AP"] > 10 and one["sem_seg"]["sem_seg"]["mIoU"] > 10
-    assert second == {"coco": {}, "coco_files": {}, "lvis": None, "out_of_sight": {}, "sem_seg": None}
+    assert second == {
+        "coco": {},
+        "coco_files": {},
+        "lvis": None,
+        "out_of_sight": {},
+        "sem_seg": None,
+    }
     assert not (tmp_path / ".unfinished").exists()
 
 

@@ -206,9 +206,7 @@ class TestLvis:
         assert json.dumps(streamed) == json.dumps(at_once)
 
     def test_fixed_ap_limits_categories_in_place_of_images(self, lvis, monkeypatch):
-        evaluator = LVISEvaluator(
-            lvis.name, distributed=False, max_dets_per_image=1, fixed_ap=True
-        )
+        evaluator = LVISEvaluator(lvis.name, distributed=False, max_dets_per_image=1, fixed_ap=True)
         lvis.feed(evaluator)
         results = run(evaluator)
         assert list(results) == ["bbox", "bbox_fixed", "segm", "segm_fixed"]

@@ -37,7 +37,6 @@ from detectron2.evaluation.result_stream import ResultStream
 from detectron2.evaluation.spool import gather_predictions
 from detectron2.evaluation.spooled_evaluator import SpooledEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 

@@ -141,9 +141,7 @@ def _chunks(results: ResultStream, coco_gt: Any, image_ids: Sequence[int]) -> It
         results.memo[key] = kept
 
 
-def _read_chunks(
-    results: ResultStream, coco_gt: Any, image_ids: Sequence[int]
-) -> Iterator[_Chunk]:
+def _read_chunks(results: ResultStream, coco_gt: Any, image_ids: Sequence[int]) -> Iterator[_Chunk]:
     predictions_of: dict[Any, list[int]] = {}
     for index, image_id in enumerate(results.image_ids):
         predictions_of.setdefault(image_id, []).append(index)

@@ -139,7 +139,9 @@ class SemSegEvaluator(DatasetEvaluator):
                 "file_name": file_name,
                 "all": _sparse(self._confusion(predicted, truth)),
                 "border": _sparse(
-                    self._confusion(self._mask_to_boundary(predicted), self._mask_to_boundary(truth))
+                    self._confusion(
+                        self._mask_to_boundary(predicted), self._mask_to_boundary(truth)
+                    )
                 ),
             }
             self._add_counts([counts])

@@ -18,8 +18,9 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, MutableSequence, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from detectron2.evaluation import records
 from detectron2.utils import comm
@@ -41,7 +42,7 @@ def spool_folder(output_dir: str | None) -> str | None:
 class SpoolFile:
     """A file of records that is appended to; `offsets` says where each begins."""
 
-    def __init__(self, path: Path, stream: BinaryIO, offsets: list[int], end: int) -> None:
+    def __init__(self, path: Path, stream: FileIO, offsets: list[int], end: int) -> None:
         self.path = path
         self.offsets = offsets
         self._stream = stream
@@ -51,7 +52,7 @@ class SpoolFile:
     @classmethod
     def create(cls, path: Path) -> SpoolFile:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "w+b", buffering=0)
+        stream = FileIO(path, "w+")
         stream.write(_MAGIC)
         return cls(path, stream, [], len(_MAGIC))
 
@@ -59,7 +60,7 @@ class SpoolFile:
     def open(cls, path: Path, writable: bool = True) -> SpoolFile | None:
         """The whole records of a file, or None if there is no such file of ours."""
         try:
-            stream = open(path, "r+b" if writable else "rb", buffering=0)
+            stream = FileIO(path, "r+" if writable else "r")
         except OSError:
             return None
         if stream.read(len(_MAGIC)) != _MAGIC:
@@ -106,7 +107,7 @@ class SpoolFile:
             logger.debug("%s stays until the process ends", self.path)
 
 
-def _whole_record(stream: BinaryIO, start: int) -> int | None:
+def _whole_record(stream: FileIO, start: int) -> int | None:
     """Where the record at `start` ends, if all of it is there."""
     stream.seek(start)
     frame = stream.read(_FRAME.size)

@@ -67,7 +67,9 @@ class TestDiagnosis:
         evaluator, results = evaluated(make_coco())
         diagnosis = diagnose(run_of(evaluator, "tiny"), task)
         for name in ("AP", "AP50", "AP75", "APs", "APm"):
-            assert diagnosis.metrics[name] == pytest.approx(results[task][name], abs=1e-9, nan_ok=True)
+            assert diagnosis.metrics[name] == pytest.approx(
+                results[task][name], abs=1e-9, nan_ok=True
+            )
         for row in diagnosis.classes:
             expected = results[task][f"AP-{row['class']}"]
             assert row["AP"] == pytest.approx(expected, abs=1e-9)

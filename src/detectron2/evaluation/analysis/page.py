@@ -183,10 +183,7 @@ def _breakdowns(page: Page, diagnosis: Diagnosis) -> None:
     page.drawn_charts(
         bar_chart(
             title,
-            [
-                Bar(row["range"], [row["AP"], row["recall"]], f"{row['objects']:,}")
-                for row in rows
-            ],
+            [Bar(row["range"], [row["AP"], row["recall"]], f"{row['objects']:,}") for row in rows],
             series=("AP", "recall"),
             largest=100,
         )
@@ -234,7 +231,8 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
     page.paragraph(
         "Of the detections with a score near 0.8, 80 % should be right. On the diagonal they are; "
         "below it the model is too sure of itself. The expected calibration error is "
-        f"{100 * diagnosis.calibration['ece']:.1f} %, the largest {100 * diagnosis.calibration['mce']:.1f} %."
+        f"{100 * diagnosis.calibration['ece']:.1f} %, the largest "
+        f"{100 * diagnosis.calibration['mce']:.1f} %."
     )
     if not bins:
         return
@@ -244,7 +242,10 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
         [
             line_chart(
                 "Share that is right, percent",
-                [Series("detections", scores, right), Series("as it should be", [0, 100], [0, 100])],
+                [
+                    Series("detections", scores, right),
+                    Series("as it should be", [0, 100], [0, 100]),
+                ],
                 "score, percent",
             ),
             bar_chart(
@@ -267,9 +268,7 @@ def _pictures(page: Page, run: EvaluatedRun, diagnosis: Diagnosis, image_root: s
     threshold = diagnosis.best["threshold"]
     worst = [row for row in diagnosis.images if row["wrong"] or row["missed"]]
     figures = list(
-        draw_images(
-            run, worst, diagnosis.matches, threshold, image_root, diagnosis.task, _PICTURES
-        )
+        draw_images(run, worst, diagnosis.matches, threshold, image_root, diagnosis.task, _PICTURES)
     )
     if not figures:
         page.paragraph(

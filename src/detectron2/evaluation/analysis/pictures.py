@@ -60,10 +60,13 @@ def draw_images(
             f"{row['file'] or row['image']}: {row['right']} right, {row['wrong']} wrong, "
             f"{row['missed']} missed"
         )
-        yield caption, {
-            "ground truth": _draw_truth(run, pixels, mine, threshold, task),
-            "prediction": _draw_detections(run, pixels, mine, threshold, task),
-        }
+        yield (
+            caption,
+            {
+                "ground truth": _draw_truth(run, pixels, mine, threshold, task),
+                "prediction": _draw_detections(run, pixels, mine, threshold, task),
+            },
+        )
 
 
 def _draw_truth(

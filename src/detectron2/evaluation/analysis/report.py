@@ -21,7 +21,11 @@ from detectron2.utils.html import Page
 
 __all__ = ["write_comparison", "write_metrics", "write_report"]
 
-_LARGE = ("images", "matches", "class_curves")  # of a diagnosis; in a CSV file of their own, or not at all
+_LARGE = (
+    "images",
+    "matches",
+    "class_curves",
+)  # of a diagnosis; in a CSV file of their own, or not at all
 
 
 def write_report(

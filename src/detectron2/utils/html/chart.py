@@ -48,7 +48,7 @@ def line_chart(
     to_pixel = _Frame(x_ticks[0], max(p[0] for p in points), y_ticks[0], y_ticks[-1])
     parts = [text(_LEFT, 18, title, "start", 14, bold=True)]
     parts += _axes(x_ticks, y_ticks, to_pixel, x_label)
-    for index, (name, line) in enumerate(lines):
+    for index, (_, line) in enumerate(lines):
         color = COLORS[index % len(COLORS)]
         path = " ".join(f"{to_pixel.x(x):.1f},{to_pixel.y(y):.1f}" for x, y in line)
         parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.8" points="{path}"/>')

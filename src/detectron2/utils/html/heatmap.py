@@ -33,6 +33,5 @@ def _cell(count: int, share: float, right: bool, hint: str) -> str:
         return "<td></td>"
     color = "0,158,115" if right else "213,94,0"
     title = escape(f"{hint}: {count} ({share:.0%})", quote=True)
-    return (
-        f'<td title="{title}" style="background:rgba({color},{0.08 + 0.82 * share:.2f})">{count}</td>'
-    )
+    shade = f"rgba({color},{0.08 + 0.82 * share:.2f})"
+    return f'<td title="{title}" style="background:{shade}">{count}</td>'

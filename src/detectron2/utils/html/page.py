@@ -202,9 +202,7 @@ class Page:
                 f'<figure><div class="row">{cells}</div>'
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
-        self._parts.append(
-            f'<div class="pairs" style="--width:{width}px">{"".join(shown)}</div>'
-        )
+        self._parts.append(f'<div class="pairs" style="--width:{width}px">{"".join(shown)}</div>')
 
     def html(self) -> str:
         parts = list(self._parts)
