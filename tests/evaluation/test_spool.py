@@ -86,6 +86,18 @@ class TestList:
         assert spool.is_large and spool[2]["instances"] is not items[2]["instances"]
         assert all(map(same, spool, items))
 
+    @pytest.mark.parametrize("block", [1, 1000, 10**9])
+    def test_items_that_share_a_block_come_back_as_they_were(self, monkeypatch, block):
+        monkeypatch.setattr("detectron2.evaluation.spool._BLOCK_BYTES", block)
+        spool = PredictionSpool(None, "name")
+        items = [prediction(i, count) for i, count in enumerate((3, 0, 1, 2, 0, 5, 1))]
+        without_masks = detections(7)
+        without_masks.mask_counts = without_masks.mask_sizes = without_masks.mask_areas = None
+        items.insert(4, {"image_id": 7, "instances": without_masks})
+        spool.extend(items)
+        assert not spool.is_large
+        assert all(map(same, spool, items))
+
     def test_what_cannot_be_written_stays_in_memory(self):
         spool = PredictionSpool(None, "name")
         thing = object()

@@ -145,6 +145,11 @@ class CocoResults(Sequence[dict[str, Any]]):
         """The same detections with some columns replaced."""
         return CocoResults(**{**{name: getattr(self, name) for name in self.__slots__}, **columns})
 
+    def sliced(self, span: slice) -> CocoResults:
+        """The detections in `span`, without a copy of the numbers."""
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        return CocoResults(**{n: None if v is None else v[span] for n, v in columns.items()})
+
     def selected(self, chosen: np.ndarray) -> CocoResults:
         """The detections at the places, or with True, in `chosen`."""
         columns = {name: getattr(self, name) for name in self.__slots__}

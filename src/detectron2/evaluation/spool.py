@@ -13,16 +13,16 @@ import logging
 import os
 import re
 import shutil
-import struct
 import tempfile
 import weakref
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, MutableSequence, Sequence
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import records
+from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.spool_file import SpoolFile
 from detectron2.utils import comm
 
 __all__ = ["PredictionSpool", "gather_predictions", "spool_folder"]
@@ -30,8 +30,7 @@ __all__ = ["PredictionSpool", "gather_predictions", "spool_folder"]
 logger = logging.getLogger(__name__)
 
 _CACHE_BYTES = 64 << 20  # of records whose items are kept as well: small evaluations read nothing
-_MAGIC = b"detectron2 predictions 1\n"
-_FRAME = struct.Struct("<QI")  # length and CRC-32 of a record
+_BLOCK_BYTES = 1 << 20
 
 
 def spool_folder(output_dir: str | None) -> str | None:
@@ -39,103 +38,64 @@ def spool_folder(output_dir: str | None) -> str | None:
     return None if output_dir is None else os.path.join(output_dir, ".unfinished")
 
 
-class SpoolFile:
-    """A file of records that is appended to; `offsets` says where each begins."""
-
-    def __init__(self, path: Path, stream: FileIO, offsets: list[int], end: int) -> None:
-        self.path = path
-        self.offsets = offsets
-        self._stream = stream
-        self._end = end
-        weakref.finalize(self, stream.close)
-
-    @classmethod
-    def create(cls, path: Path) -> SpoolFile:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = FileIO(path, "w+")
-        stream.write(_MAGIC)
-        return cls(path, stream, [], len(_MAGIC))
-
-    @classmethod
-    def open(cls, path: Path, writable: bool = True) -> SpoolFile | None:
-        """The whole records of a file, or None if there is no such file of ours."""
-        try:
-            stream = FileIO(path, "r+" if writable else "r")
-        except OSError:
-            return None
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            stream.close()
-            return None
-        offsets, end = [], len(_MAGIC)
-        while (after := _whole_record(stream, end)) is not None:
-            offsets.append(end)
-            end = after
-        if writable:
-            stream.truncate(end)
-        return cls(path, stream, offsets, end)
-
-    def append(self, payload: bytes) -> int:
-        """Write a record and return where it begins.
-
-        Raises:
-            OSError: it cannot be written; the file ends where it did.
-        """
-        frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-        self._stream.seek(self._end)
-        try:
-            written = 0
-            while written < len(frame):
-                written += self._stream.write(frame[written:])
-        except OSError:
-            self._stream.truncate(self._end)
-            raise
-        self.offsets.append(self._end)
-        self._end += len(frame)
-        return self.offsets[-1]
-
-    def read(self, offset: int) -> bytes:
-        self._stream.seek(offset)
-        length, _ = _FRAME.unpack(self._stream.read(_FRAME.size))
-        return self._stream.read(length)
-
-    def unlink(self) -> None:
-        """Remove the file's name. It can still be read here, until this object is gone."""
-        try:
-            self.path.unlink(missing_ok=True)
-            self.path.parent.rmdir()
-        except OSError:  # the folder holds other files, or the system keeps open files
-            logger.debug("%s stays until the process ends", self.path)
-
-
-def _whole_record(stream: FileIO, start: int) -> int | None:
-    """Where the record at `start` ends, if all of it is there."""
-    stream.seek(start)
-    frame = stream.read(_FRAME.size)
-    if len(frame) < _FRAME.size:
-        return None
-    length, checksum = _FRAME.unpack(frame)
-    payload = stream.read(length)
-    if len(payload) < length or zlib.crc32(payload) != checksum:
-        return None
-    return start + _FRAME.size + length
-
-
 class _Entry:
     """Where an item is: at `offset` of `file`, in memory, or (small evaluations) both."""
 
-    __slots__ = ("file", "item", "offset")
+    __slots__ = ("file", "item", "offset", "span")
 
     def __init__(self, item: Any = None, file: SpoolFile | None = None, offset: int = 0) -> None:
         self.item, self.file, self.offset = item, file, offset
+        self.span: slice | None = None  # of the item's detections among those of a block
 
     def load(self) -> Any:
-        if self.item is not None or self.file is None:
+        if self.item is None and self.file is not None:
+            return records.decode(self.file.read(self.offset))
+        if self.span is None:
             return self.item
-        return records.decode(self.file.read(self.offset))
+        return {**self.item, "instances": self.item["instances"].sliced(self.span)}
 
     def checksum(self) -> int:
         """Of the record, which tells its file from another one of the same name."""
         return 0 if self.file is None else zlib.crc32(self.file.read(self.offset))
+
+
+class _Cache:
+    """Keeps the items of the first records in memory as well, up to `_CACHE_BYTES` of records.
+
+    The detections of many images go into one block: thousands of small arrays, made between large
+    ones that come and go, left 100 kB of heap unusable for each image.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._loose: list[_Entry] = []
+        self._loose_bytes = 0
+
+    def has_room_for(self, size: int) -> bool:
+        return self._bytes + size <= _CACHE_BYTES
+
+    def add(self, entry: _Entry, size: int) -> None:
+        """Take in an entry with its item."""
+        self._bytes += size
+        instances = entry.item.get("instances") if isinstance(entry.item, dict) else None
+        if isinstance(instances, CocoResults):
+            self._loose.append(entry)
+            self._loose_bytes += size
+            if self._loose_bytes >= _BLOCK_BYTES:
+                self._join()
+
+    def _join(self) -> None:
+        entries, self._loose, self._loose_bytes = self._loose, [], 0
+        parts = [entry.item["instances"] for entry in entries]
+        if len({(part.mask_counts is None, part.keypoints is None) for part in parts}) > 1:
+            return
+        block = CocoResults.concatenate(parts)
+        end = 0
+        for entry, part in zip(entries, parts):
+            if len(part):
+                entry.item = {**entry.item, "instances": block}
+                entry.span = slice(end, end + len(part))
+                end += len(part)
 
 
 class PredictionSpool(MutableSequence[dict[str, Any]]):
@@ -169,7 +129,7 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         self._identity: Mapping[str, Any] = {}
         self._file: SpoolFile | None = None
         self._entries: list[_Entry] = []
-        self._cached = 0
+        self._cache = _Cache()
         self.restored: frozenset[Hashable] = frozenset()
 
     # ------------------------------------------------------------------ a list
@@ -225,8 +185,11 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         except OSError as error:
             logger.warning("Predictions stay in memory, they cannot be written: %s", error)
             return _Entry(item)
-        self._cached += len(payload)
-        return _Entry(item if self._cached <= _CACHE_BYTES else None, file, offset)
+        if not self._cache.has_room_for(len(payload)):
+            return _Entry(None, file, offset)
+        entry = _Entry(item, file, offset)
+        self._cache.add(entry, len(payload))
+        return entry
 
     def _opened(self) -> SpoolFile:
         if self._file is None:
