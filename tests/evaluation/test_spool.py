@@ -3,13 +3,13 @@ import pytest
 import torch
 
 from detectron2.evaluation import records
-from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.coco_results import CocoResults, encode_masks
 from detectron2.evaluation.spool import PredictionSpool
 from detectron2.structures import Boxes, Instances
 
 
 def detections(image_id=1, count=3):
-    masks = [{"size": [4, 5], "counts": b"0%d" % i * (i + 1)} for i in range(count)]
+    masks = encode_masks(np.random.default_rng(count).random((count, 4, 5)) < 0.5)
     return CocoResults.of_image(
         image_id, np.arange(count), np.linspace(0.1, 0.9, count), np.ones((count, 4)) / 3,
         masks, np.ones((count, 6)),
