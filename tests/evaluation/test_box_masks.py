@@ -125,3 +125,29 @@ def test_masks_are_drawn_again_afterwards():
     with box_masks_for(Rcnn(), Takes()):
         pass
     assert isinstance(to_output_frame(found, 60, 80).pred_masks, torch.Tensor)
+
+
+class Wrapped(nn.Module):
+    """As DistributedDataParallel is around a model."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs):
+        return self.module(inputs)
+
+
+@pytest.mark.parametrize("hooked", ["neither", "inner", "outer"])
+def test_wrapped_models_are_looked_into(make_coco, hooked):
+    coco = make_coco(images=1)
+    model = Wrapped(Rcnn())
+    seen = []
+    for name, module in (("inner", model.module), ("outer", model)):
+        if name == hooked:
+            module.register_forward_hook(lambda *args: seen.append(args[2][0]["instances"]))
+    evaluator = COCOEvaluator(coco.name)
+    with box_masks_for(model, evaluator), torch.no_grad():
+        masks = model.eval()(batches(coco)[0])[0]["instances"].pred_masks
+    assert isinstance(masks, ROIMasks if hooked == "neither" else torch.Tensor)
+    assert len(seen) == (hooked != "neither")
