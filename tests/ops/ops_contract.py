@@ -1,5 +1,6 @@
 """What every op promises: each implementation gives the reference's values and gradients."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,15 @@ class Kernel:
     def active(self):
         return dispatch.use_implementation(self.implementation)
 
+
+def kernel_under_test() -> Kernel:
+    if os.environ.get("DETECTRON2_TEST_KERNELS") != "triton":
+        return Kernel("numba", "cpu")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return Kernel("triton", "cpu" if interpreted else "cuda")
+
+
+KERNEL = kernel_under_test()
 
 # rtol and atol of results whose order of summation may differ from the reference's.
 TOLERANCE = {

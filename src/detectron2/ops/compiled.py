@@ -10,7 +10,7 @@ import torch
 from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["as_array", "compiled", "multiply_add"]
+__all__ = ["as_array", "compiled", "float_of_bits", "multiply_add"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,19 @@ def _multiply_add(typingctx, a, b, c):  # type: ignore[no-untyped-def]
 
 
 multiply_add: Any = intrinsic(_multiply_add)
+
+
+def _float_of_bits(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The float32 whose bits are those of an int32. Only in kernels."""
+    from llvmlite import ir
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return numba.float32(numba.int32), generate
+
+
+float_of_bits: Any = intrinsic(_float_of_bits)
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:

@@ -27,7 +27,7 @@ def describe(boxes):  # type: ignore[no-untyped-def]
         shapes[i, 2], shapes[i, 3] = half_width, half_height
         shapes[i, 4], shapes[i, 5] = math.cos(radians), math.sin(radians)
         shapes[i, 6] = 4 * half_width * half_height
-        # Slightly too large: rounding must not separate circles that touch.
+        # As `circumradius` of the reference.
         shapes[i, 7] = math.sqrt(half_width**2 + half_height**2) * (1 + 1e-9)
     return shapes
 
