@@ -58,11 +58,16 @@ def main(method: str) -> None:
         while not done.is_set():
             results(0)
 
+    workers = 2 if method == "fork" else 1  # a spawned one has to import everything
     busy = threading.Thread(target=keep_busy)
     busy.start()
     try:
         loader = DataLoader(
-            Results(), num_workers=2, batch_size=None, multiprocessing_context=method, timeout=200
+            Results(),
+            num_workers=workers,
+            batch_size=None,
+            multiprocessing_context=method,
+            timeout=200,
         )
         assert [one.tolist() for one in loader] == expected
     finally:

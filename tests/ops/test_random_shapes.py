@@ -56,7 +56,8 @@ def test_roi_align(shape, count, bins, scale, ratio, aligned, on_grid, memory, s
     op = partial(
         roi_align, output_size=bins, spatial_scale=scale, sampling_ratio=ratio, aligned=aligned
     )
-    check_against_reference(op, NUMBA, features, rois, leaves=("input",))
+    # A small map takes the gradient of a thousand samples in each of its cells.
+    check_against_reference(op, NUMBA, features, rois, leaves=("input",), slack=10)
 
 
 @examples(max_examples=80)
@@ -150,4 +151,4 @@ def test_deform_conv(
         offset_groups=offset_groups,
     )  # fmt: skip
     names = ("input", "offset", "weight", "bias", "mask")[: len(leaves)]
-    check_against_reference(op, NUMBA, *leaves, leaves=names)
+    check_against_reference(op, NUMBA, *leaves, leaves=names, slack=10)
