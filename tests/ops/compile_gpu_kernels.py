@@ -39,6 +39,15 @@ DEFORM = {
 }  # fmt: skip
 HALF_DEFORM = {**DEFORM, "cells": "*bf16", "columns": "*bf16", "MASK": False, "GROUPS": 2}
 DOUBLE = {**DEFORM, "cells": "*fp64", "of_cells": "*fp64", "REAL": tl.float64}
+FOCAL = {
+    "logits": "*bf16", "labels": "*i64", "output": "*fp32", "grad": "*fp32", "positive": "fp32",
+    "negative": "fp32", "gamma": "fp32", "SQUARE": True, "BACKWARD": False, "BLOCK": 1024,
+}  # fmt: skip
+FOCAL_BACKWARD = {**FOCAL, "output": "*bf16", "SQUARE": False, "BACKWARD": True}
+MATCHER = {
+    "quality": "*fp32", "thresholds": "*fp32", "labels": "*i8", "matches": "*i64",
+    "match_labels": "*i8", "tops": "*fp32", "INTERVALS": 3, "LOW_QUALITY": True, "COLUMNS": 256,
+}  # fmt: skip
 
 # Module, kernel, and its arguments: a type, or the value of a constant. Others are integers.
 KERNELS = [
@@ -65,6 +74,11 @@ KERNELS = [
     ("deform_conv", "give_back_taps", DEFORM),
     ("deform_conv", "give_back_taps", HALF_DEFORM),
     ("deform_conv", "give_back_taps", DOUBLE),
+    ("sigmoid_focal_loss", "focal_block", FOCAL),
+    ("sigmoid_focal_loss", "focal_block", FOCAL_BACKWARD),
+    ("matcher", "match_columns", MATCHER),
+    ("matcher", "match_columns", {**MATCHER, "quality": "*fp64", "tops": "*fp64"}),
+    ("matcher", "label_reached", MATCHER),
 ]
 
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def compiled(
-    *, fused: bool = False, reordered: bool = False
+    *, fused: bool = False, reordered: bool = False, inlined: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel when it is first called, and keep the machine code on disk.
 
@@ -26,11 +26,13 @@ def compiled(
     Args:
         fused: multiply-adds may be fused: faster, but the last bit differs from PyTorch.
         reordered: sums may be added up in any order, so that they vectorise.
+        inlined: becomes part of its callers however long it is, so that their loops vectorise.
     """
     # Said explicitly also when it is off: a function compiled on behalf of a fused caller
     # inherits the option otherwise, and is cached that way.
     options: dict[str, Any] = {
         "nogil": True,
+        "forceinline": inlined,
         "error_model": "numpy",
         "fastmath": {"contract"} | ({"reassoc"} if reordered else set()) if fused else False,
     }
