@@ -82,6 +82,8 @@ class LoadReport:
     """Which tensors of a model were loaded, which keep their initial values, and why.
 
     Attributes:
+        total: number of tensors of the model.
+        loaded: how many of them were loaded.
         empty_parts: direct children of the model of which nothing was loaded.
     """
 
@@ -100,23 +102,21 @@ class LoadReport:
             other_shape: name, shape in the checkpoint, shape in the model.
             unused: names that only the checkpoint has.
         """
-        self.total = len(names)
+        # Old checkpoints lack the counters of batch norm, which nothing depends on.
+        counted = [name for name in names if not name.endswith(".num_batches_tracked")]
+        self.total = len(counted)
         self.missing = list(missing)
         self.other_shape = list(other_shape)
         self.unused = list(unused)
         initial = {*self.missing, *self._misshapen()}
-        parts = _split([name for name in names if "." in name], 0)
+        self.loaded = sum(name not in initial for name in counted)
+        parts = _split([name for name in counted if "." in name], 0)
         self.empty_parts = [part for part, of_part in parts.items() if initial.issuperset(of_part)]
 
     @property
     def is_complete(self) -> bool:
         """Whether every tensor was loaded and none was left over."""
         return not (self.missing or self.other_shape or self.unused)
-
-    @property
-    def loaded(self) -> int:
-        """Number of the tensors of the model that were loaded."""
-        return self.total - len({*self.missing, *self._misshapen()})
 
     @property
     def is_foreign(self) -> bool:
