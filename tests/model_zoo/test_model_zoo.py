@@ -222,7 +222,7 @@ def test_reading_a_config_does_not_load_the_models():
 
 
 def test_summary_counts_parts_parameters_and_multiply_adds():
-    model = summary.build("Quickstart/mask_rcnn_R_18_FPN.yaml")
+    model = summary.build("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml")
     numbers = summary.summarize(model, (64, 96))
     assert numbers.architecture == "GeneralizedRCNN"
     assert [(part.name, part.layers) for part in numbers.parts] == [
@@ -233,8 +233,8 @@ def test_summary_counts_parts_parameters_and_multiply_adds():
     assert numbers.parameters == sum(part.parameters for part in numbers.parts)
     assert numbers.parameters == sum(p.numel() for p in model.parameters()) == numbers.trainable
     assert numbers.megabytes > 4 * numbers.parameters / 2**20
-    # The stem alone: 32 x 48 places, 64 channels of 7 x 7 x 3.
-    assert numbers.parts[0].gflops > 32 * 48 * 64 * 147 / 1e9
+    # The stem alone: 32 x 48 places, 32 channels of 7 x 7 x 3.
+    assert numbers.parts[0].gflops > 32 * 48 * 32 * 147 / 1e9
     assert numbers.gflops == pytest.approx(sum(part.gflops for part in numbers.parts))
     assert summary.summarize(model, None).gflops is None
 

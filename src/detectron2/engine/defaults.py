@@ -6,7 +6,7 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ from detectron2.engine._setup import (
 )
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
+from detectron2.engine.inference import speed_up
+from detectron2.engine.streaming import map_in_batches, prefetched
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -71,14 +73,15 @@ class DefaultPredictor:
 
     metadata: Any
 
-    def __init__(self, cfg: ConfigSource) -> None:
+    def __init__(self, cfg: ConfigSource, precision: str = "fp32") -> None:
         """
         Args:
             cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
+            precision: see `detectron2.engine.optimize_for_inference`.
 
         Raises:
             FileNotFoundError: no config of this name.
-            ValueError: INPUT.FORMAT is neither BGR nor RGB.
+            ValueError: INPUT.FORMAT is neither BGR nor RGB, or there is no such precision.
         """
         self.cfg = resolve_config(cfg)
         recipe = recipe_of(self.cfg)
@@ -92,6 +95,7 @@ class DefaultPredictor:
         self.input_format = recipe.input_format()
         if self.input_format not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; use 'BGR' or 'RGB'.")
+        speed_up(self.model, precision)
 
     def __call__(self, original_image: np.ndarray) -> Any:
         """Detect in one image.
@@ -105,6 +109,34 @@ class DefaultPredictor:
         """
         with torch.no_grad():
             return self.model([self.prepare(original_image)])[0]
+
+    def stream(self, images: Iterable[np.ndarray], batch_size: int = 1) -> Iterator[Any]:
+        """Detect in many images; the next ones are read and resized while the model runs.
+
+        Images of one padded size go through the model together, so a result does not depend on
+        what else is in its batch.
+
+        Args:
+            images: as in a call, consumed a few batches ahead; an iterator may read files.
+            batch_size: images per batch, at most.
+
+        Yields:
+            What a call returns for each image, in the order of `images`.
+        """
+
+        def run(inputs: list[dict[str, Any]]) -> Any:
+            with torch.no_grad():
+                return self.model(inputs)
+
+        prepared = prefetched(map(self.prepare, images), depth=2 * batch_size)
+        return map_in_batches(run, prepared, self._padded_size, batch_size)
+
+    def _padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
+        """(H, W) of the batch in which an input of the model is alone."""
+        backbone = getattr(self.model, "backbone", None)
+        multiple = max(getattr(backbone, "size_divisibility", 1), 1)
+        height, width = prepared["image"].shape[-2:]
+        return height + -height % multiple, width + -width % multiple
 
     def prepare(self, original_image: np.ndarray) -> dict[str, Any]:
         """The model's input for an image: ``image`` (3, H', W') float32, ``height``, ``width``.

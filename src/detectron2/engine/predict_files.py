@@ -14,6 +14,7 @@ import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.data.image_inputs import ImageInput
+from detectron2.engine.streaming import prefetched
 from detectron2.structures.instances import Instances
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_open, atomic_write_text
@@ -139,11 +140,10 @@ def predict_files(
     """
     summary = PredictionSummary()
     with writer:
-        for image in images:
-            try:
-                pixels = read_image(PathManager.get_local_path(image.path), format="BGR")
-            except (OSError, ValueError) as error:
-                summary.skipped.append((image.name, str(error)))
+        # The next images are read while the model works on this one.
+        for image, pixels in prefetched(map(_read, images), depth=2):
+            if isinstance(pixels, Exception):
+                summary.skipped.append((image.name, str(pixels)))
                 on_image_done()
                 continue
             outputs = _above(predictor(pixels), min_score)
@@ -156,6 +156,14 @@ def predict_files(
             summary.images += 1
             on_image_done()
     return summary
+
+
+def _read(image: ImageInput) -> tuple[ImageInput, np.ndarray | OSError | ValueError]:
+    """The pixels of an image, or why there are none."""
+    try:
+        return image, read_image(PathManager.get_local_path(image.path), format="BGR")
+    except (OSError, ValueError) as error:
+        return image, error
 
 
 def draw_predictions(

@@ -20,6 +20,7 @@ from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
@@ -77,7 +78,7 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
     checkpointer.load(weights)
     refuse_foreign_weights(checkpointer.report, weights)
-    return DefaultTrainer.test(cfg, model)
+    return DefaultTrainer.test(cfg, speed_up(model))
 
 
 def configure(options: TrainOptions) -> Any:
