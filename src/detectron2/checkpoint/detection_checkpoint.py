@@ -43,7 +43,12 @@ class DetectionCheckpointer(Checkpointer):
 
     A path may end with ``?matching_heuristics=True`` to match names by their ends also in a
     ``.pth`` file.
+
+    Attributes:
+        report: what the last `load` loaded and what not; None before.
     """
+
+    report: LoadReport | None = None
 
     def __init__(
         self,
@@ -166,8 +171,8 @@ class DetectionCheckpointer(Checkpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Log what was loaded and what was not, and why."""
-        report = LoadReport(
-            total=len(self.model.state_dict()),
+        self.report = report = LoadReport(
+            names=list(self.model.state_dict()),
             missing=_filter_reused_missing_keys(self.model, incompatible.missing_keys),
             other_shape=incompatible.incorrect_shapes,
             unused=incompatible.unexpected_keys,

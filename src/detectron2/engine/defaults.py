@@ -66,6 +66,7 @@ class DefaultPredictor:
         cfg: the config.
         model: in evaluation mode.
         metadata: of the first test dataset, with class names.
+        load_report: which tensors the weights had; None if there were no weights.
         aug: resizes an image for the model.
         input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels.
     """
@@ -87,7 +88,9 @@ class DefaultPredictor:
         self.model = recipe.model().eval()
         if recipe.metadata_name is not None:
             self.metadata = MetadataCatalog.get(recipe.metadata_name)
-        DetectionCheckpointer(self.model).load(recipe.weights)
+        checkpointer = DetectionCheckpointer(self.model)
+        checkpointer.load(recipe.weights)
+        self.load_report = checkpointer.report
         self.aug = recipe.test_augmentation()
         self.input_format = recipe.input_format()
         if self.input_format not in ("BGR", "RGB"):

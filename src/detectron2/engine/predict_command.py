@@ -20,7 +20,11 @@ from detectron2.engine.predict_files import (
     ResultWriter,
     predict_files,
 )
-from detectron2.engine.train_command import best_device, published_weights
+from detectron2.engine.train_command import (
+    best_device,
+    published_weights,
+    refuse_foreign_weights,
+)
 
 __all__ = ["PredictOptions", "run_predict"]
 
@@ -46,8 +50,8 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
 
     Raises:
         FileNotFoundError: an input names no image, or the weights are not to be had.
-        ValueError: no weights were named for a config that is not in the zoo, or none of the
-            images could be read.
+        ValueError: no weights were named for a config that is not in the zoo, they are those of
+            another architecture, or none of the images could be read.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -57,6 +61,7 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
     options.output.mkdir(parents=True, exist_ok=True)
     cfg = _config(options)
     predictor = DefaultPredictor(cfg)
+    refuse_foreign_weights(predictor.load_report, _weights(options))
     metadata = _metadata(cfg, options.weights)
     writer = _writer(options, _class_names(cfg, metadata))
     console = Console(highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
@@ -27,6 +29,7 @@ __all__ = [
     "best_device",
     "configure",
     "published_weights",
+    "refuse_foreign_weights",
     "run_evaluate",
     "run_train",
 ]
@@ -62,13 +65,19 @@ def run_train(options: TrainOptions) -> None:
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
-    """Evaluate the checkpoint and return the metrics of every dataset."""
+    """Evaluate the checkpoint and return the metrics of every dataset.
+
+    Raises:
+        ValueError: the checkpoint is one of another architecture.
+    """
     cfg = configure(options)
     weights = options.weights or published_weights(options.config)
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
+    checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
+    checkpointer.load(weights)
+    refuse_foreign_weights(checkpointer.report, weights)
     return DefaultTrainer.test(cfg, speed_up(model))
 
 
@@ -114,6 +123,28 @@ def published_weights(config: str) -> str:
             "add --weights FILE, or for predict --random-weights."
         )
     return model_zoo.get_checkpoint_url(config)
+
+
+def refuse_foreign_weights(report: LoadReport | None, weights: str) -> None:
+    """Stop before a model predicts with random weights.
+
+    Args:
+        report: of loading `weights`; None if there were none.
+
+    Raises:
+        ValueError: most of the model was not in the checkpoint.
+    """
+    if report is None or not (report.is_foreign or report.empty_parts):
+        return
+    raise ValueError(
+        f"The checkpoint {weights!r} does not fit this config: {report.loaded} of {report.total} "
+        f"tensors of the model are in it{_nothing_of(report.empty_parts)}. What differs is listed "
+        "above; name the config that it was trained with."
+    )
+
+
+def _nothing_of(parts: Sequence[str]) -> str:
+    return f", and nothing of {' and '.join(parts)}" if parts else ""
 
 
 def _train(options: TrainOptions) -> None:
