@@ -1,0 +1,180 @@
+"""What a reader finds in a folder, and what all readers share."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.datasets.auto.images import ImageFolder
+from detectron2.data.datasets.auto.nodes import read_text
+
+__all__ = [
+    "ALL",
+    "CLASS_NAME",
+    "FolderDataset",
+    "NamedReader",
+    "Notes",
+    "Record",
+    "by_split_folder",
+    "keypoint_metadata",
+    "named_dataset",
+    "split_folders_or_all",
+    "split_of",
+    "unreadable_notes",
+    "written_class_names",
+]
+
+Record = dict[str, Any]
+
+Notes = Counter[str]
+"""What was decided or left out while reading -> how often."""
+
+NamedReader = Callable[[Notes], Iterable[Record]]
+"""Reads the records of a split; annotations have `CLASS_NAME` instead of "category_id"."""
+
+CLASS_NAME = "class_name"
+
+ALL = "all"
+"""The split of a dataset that has none."""
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """A dataset recognised in a folder.
+
+    Attributes:
+        folder: that folder.
+        format: name of the format, for people.
+        classes: class names in the order of class numbers.
+        splits: "train", "val", "test" or `ALL` to a function that reads the records.
+        metadata: entries for the metadata of every split.
+        split_metadata: entries for that of one split.
+        notes: sentences about what was decided or left out.
+        rotated: boxes are (cx, cy, w, h, degrees).
+    """
+
+    folder: Path
+    format: str
+    classes: Sequence[str]
+    splits: Mapping[str, Callable[[], list[Record]]]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    split_metadata: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    rotated: bool = False
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file or folder name speaks of: "instances_val2017" is "val"."""
+    words = re.findall(r"[a-z]+", name.lower())
+    found = {_SPLITS[word] for word in words if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def by_split_folder(folder: Path) -> dict[str, Path]:
+    """Subfolders that are named after splits, in the order train, val, test."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = _SPLITS.get(path.name.lower())
+        if split is not None and path.is_dir():
+            found.setdefault(split, path)
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def split_folders_or_all(folder: Path) -> dict[str, Path]:
+    """Subfolders named after splits, else the folder itself as `ALL`."""
+    return by_split_folder(folder) or {ALL: folder}
+
+
+def numbered_classes(names: Iterable[str], folder: Path) -> list[str]:
+    """Class names in the order of class numbers: a written list if there is one, else sorted."""
+    used = set(names)
+    written = written_class_names(folder)
+    if written is not None and used <= set(written):
+        return written
+    return sorted(used)
+
+
+def written_class_names(folder: Path) -> list[str] | None:
+    """Lines of a file such as classes.txt, or None if there is none."""
+    for name in ("classes.txt", "labels.txt", "obj.names", "classes.names"):
+        path = folder / name
+        if path.is_file():
+            lines = [line.strip() for line in read_text(path).splitlines()]
+            return [line for line in lines if line]
+    return None
+
+
+def keypoint_metadata(names: Sequence[str], flip: Sequence[int] | None = None) -> dict[str, Any]:
+    """Names of keypoints and which change places in a mirror.
+
+    Args:
+        names: such as left_eye.
+        flip: for each keypoint the one that takes its place; None pairs left_ with right_.
+    """
+    if not names:
+        return {}
+    if flip is not None:
+        pairs = [(names[i], names[j]) for i, j in enumerate(flip) if i < j]
+    else:
+        mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
+        pairs = [(left, right) for left, right in mirrored.items() if right in names]
+    return {"keypoint_names": list(names), "keypoint_flip_map": pairs}
+
+
+def named_dataset(
+    folder: Path, format: str, readers: Mapping[str, NamedReader], images: ImageFolder
+) -> FolderDataset:
+    """A dataset whose annotations name their classes, so that all have to be read to know them."""
+    notes: Notes = Counter()
+    names = set()
+    for read in readers.values():
+        for record in read(notes):
+            names.update(annotation[CLASS_NAME] for annotation in record["annotations"])
+    classes = numbered_classes(names, folder)
+    return FolderDataset(
+        folder=folder,
+        format=format,
+        classes=classes,
+        splits={
+            split: functools.partial(_read_numbered, read, classes)
+            for split, read in readers.items()
+        },
+        notes=[f"{count} {what}." for what, count in notes.items()] + unreadable_notes(images),
+    )
+
+
+def _read_numbered(read: NamedReader, classes: Sequence[str]) -> list[Record]:
+    number = {name: i for i, name in enumerate(classes)}
+    records = list(read(Counter()))
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = number[annotation.pop(CLASS_NAME)]
+    return records
+
+
+def unreadable_notes(images: ImageFolder) -> list[str]:
+    """A sentence on the images that could not be read, if there are any."""
+    if not images.unreadable:
+        return []
+    names = [str(Path(path).name) for path in list(images.unreadable)[:3]]
+    more = ", ..." if len(images.unreadable) > 3 else ""
+    return [
+        f"{len(images.unreadable)} images cannot be read and are left out: "
+        f"{', '.join(names)}{more}."
+    ]
