@@ -6,7 +6,7 @@
     cfg.DATASETS.TRAIN = (dataset.train,)  # "balloon_train"
 """
 
-from detectron2.data.datasets.auto.folder import ALL, FolderDataset
+from detectron2.data.datasets.auto.folder import ALL, FolderDataset, with_classes
 from detectron2.data.datasets.auto.recognize import (
     FORMATS,
     RegisteredDataset,
@@ -25,4 +25,5 @@ __all__ = [
     "recognize",
     "register",
     "register_folder",
+    "with_classes",
 ]

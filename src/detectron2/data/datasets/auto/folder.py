@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections import Counter
@@ -26,6 +27,7 @@ __all__ = [
     "split_folders_or_all",
     "split_of",
     "unreadable_notes",
+    "with_classes",
     "written_class_names",
 ]
 
@@ -165,6 +167,48 @@ def _read_numbered(read: NamedReader, classes: Sequence[str]) -> list[Record]:
     for record in records:
         for annotation in record["annotations"]:
             annotation["category_id"] = number[annotation.pop(CLASS_NAME)]
+    return records
+
+
+def with_classes(found: FolderDataset, classes: Sequence[str]) -> FolderDataset:
+    """The same dataset with the class numbers of another list of classes.
+
+    Raises:
+        ValueError: a class of the dataset is not among them.
+    """
+    unknown = [name for name in found.classes if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"{str(found.folder)!r} has classes that are not among those asked for: "
+            f"{', '.join(unknown[:5])}; asked for: {', '.join(classes[:20])}."
+        )
+    number = [classes.index(name) for name in found.classes]
+    split_metadata = {}
+    for split, entries in found.split_metadata.items():
+        renumbered = {**entries}
+        if len(classes) != len(found.classes):
+            # A file that lists other classes cannot be evaluated with as it is.
+            renumbered = {"image_root": entries["image_root"]}
+        elif "thing_dataset_id_to_contiguous_id" in entries:
+            renumbered["thing_dataset_id_to_contiguous_id"] = {
+                i: number[old] for i, old in entries["thing_dataset_id_to_contiguous_id"].items()
+            }
+        split_metadata[split] = renumbered
+    return dataclasses.replace(
+        found,
+        classes=list(classes),
+        splits={
+            s: functools.partial(_renumbered, read, number) for s, read in found.splits.items()
+        },
+        split_metadata=split_metadata,
+    )
+
+
+def _renumbered(read: Callable[[], list[Record]], number: Sequence[int]) -> list[Record]:
+    records = read()
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = number[annotation["category_id"]]
     return records
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +16,7 @@ from detectron2.data.datasets.auto.folder import (
     Record,
     named_dataset,
     split_folders_or_all,
+    with_classes,
 )
 from detectron2.data.datasets.auto.images import ImageFolder
 from detectron2.data.datasets.auto.nodes import finite, read_text
@@ -42,22 +42,8 @@ def find(folder: Path) -> FolderDataset | None:
     found = named_dataset(folder, "Pascal VOC", readers, images)
     if set(found.classes) <= set(CLASS_NAMES) and len(found.classes) > 10:
         # VOC itself, or a good part of it: its own order of classes.
-        return _in_order_of_voc(found)
+        return with_classes(found, CLASS_NAMES)
     return found
-
-
-def _in_order_of_voc(found: FolderDataset) -> FolderDataset:
-    number = {i: CLASS_NAMES.index(name) for i, name in enumerate(found.classes)}
-
-    def renumbered(split: str) -> list[Record]:
-        records = found.splits[split]()
-        for record in records:
-            for annotation in record["annotations"]:
-                annotation["category_id"] = number[annotation["category_id"]]
-        return records
-
-    splits = {split: functools.partial(renumbered, split) for split in found.splits}
-    return dataclasses.replace(found, classes=list(CLASS_NAMES), splits=splits)
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
