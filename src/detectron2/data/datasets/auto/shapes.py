@@ -14,7 +14,7 @@ __all__ = [
     "box_annotation",
     "corners_of",
     "ellipse",
-    "is_rectangle",
+    "is_parallelogram",
     "polygon_annotation",
     "rotated_annotation",
     "rotated_box",
@@ -62,16 +62,15 @@ def corners_of(box: Sequence[float]) -> np.ndarray:
     return np.stack([xs, ys], axis=1)
 
 
-def is_rectangle(points: np.ndarray) -> bool:
-    """Whether (4, 2) points in order are the corners of a rectangle, to a pixel or 2 %."""
+def is_parallelogram(points: np.ndarray) -> bool:
+    """Whether the diagonals of (4, 2) points in order halve each other, to 2 % of the longer.
+
+    So they do in a rectangle, also one whose x and y are scaled differently.
+    """
     diagonals = points[[0, 1]] - points[[2, 3]]
     middles = (points[[0, 1]] + points[[2, 3]]) / 2
-    lengths = np.hypot(*diagonals.T)
-    tolerance = max(1.0, 0.02 * lengths.max())
-    return bool(
-        np.hypot(*(middles[0] - middles[1])) <= tolerance
-        and abs(lengths[0] - lengths[1]) <= tolerance
-    )
+    longest = np.hypot(*diagonals.T).max()
+    return bool(np.hypot(*(middles[0] - middles[1])) <= 0.02 * longest)
 
 
 def rotated_box(points: np.ndarray) -> list[float]:

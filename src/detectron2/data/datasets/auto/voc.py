@@ -65,16 +65,19 @@ def _files(folder: Path) -> dict[str, list[Path]]:
 def _listed(folder: Path, labels: Path) -> dict[str, list[Path]]:
     """The splits that ImageSets/Main lists."""
     files = {}
-    for split in ("train", "val", "test"):
-        path = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if path.is_file():
-            names = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
-            files[split] = [labels / f"{name}.xml" for name in names]
-    whole = folder / "ImageSets" / "Main" / "trainval.txt"
-    if whole.is_file() and "train" not in files:
-        names = [line.split()[0] for line in read_text(whole).splitlines() if line.strip()]
-        files["train"] = [labels / f"{name}.xml" for name in names]
+    for split, lists in (("train", ("train", "trainval")), ("val", ("val",)), ("test", ("test",))):
+        for name in lists:
+            path = folder / "ImageSets" / "Main" / f"{name}.txt"
+            if path.is_file() and split not in files:
+                lines = [line.strip() for line in read_text(path).splitlines()]
+                files[split] = [_label_of(line, labels) for line in lines if line]
     return files
+
+
+def _label_of(line: str, labels: Path) -> Path:
+    """The XML file of a line: a name, behind which VOC may say whether a class is there."""
+    whole = labels / f"{line}.xml"
+    return whole if whole.is_file() else labels / f"{line.split()[0]}.xml"
 
 
 def _labels_below(folder: Path) -> list[Path]:

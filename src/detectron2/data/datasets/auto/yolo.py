@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from detectron2.data.datasets.auto.images import ImageFolder, is_image
 from detectron2.data.datasets.auto.nodes import Node, finite, read_text
 from detectron2.data.datasets.auto.shapes import (
     box_annotation,
-    is_rectangle,
+    is_parallelogram,
     polygon_annotation,
     rotated_annotation,
     rotated_box,
@@ -55,12 +55,15 @@ _BOX, _SEGMENT, _ORIENTED, _POSE = "boxes", "segments", "oriented boxes", "poses
 class _Layout:
     """What is known before labels are read.
 
+    sources: split to image files, in order.
     kpt_shape: (number, 2 or 3) of the keypoints of a pose, or None.
+    kpt_names, flip: their names, and which takes the place of each in a mirror.
     """
 
     classes: list[str]
-    sources: dict[str, list[Path]]  # split -> image files, in order
+    sources: dict[str, list[Path]]
     kpt_shape: tuple[int, int] | None = None
+    kpt_names: list[str] = field(default_factory=list)
     flip: list[int] | None = None
 
 
@@ -76,8 +79,7 @@ def find(folder: Path) -> FolderDataset | None:
         _read(layout, split, kind, images, notes)
     metadata = {}
     if layout.kpt_shape is not None:
-        names = [f"keypoint {i}" for i in range(layout.kpt_shape[0])]
-        metadata = keypoint_metadata(names, layout.flip)
+        metadata = keypoint_metadata(layout.kpt_names, layout.flip)
     return FolderDataset(
         folder=folder,
         format=f"YOLO {kind}",
@@ -131,12 +133,16 @@ def _described(content: Node, path: Path) -> _Layout:
                 image for place in places for image in _images_at(place.text(), roots, place)
             ]
     shape = content.get("kpt_shape")
+    if shape is None:
+        return _Layout(classes, sources)
+    count, columns = _kpt_shape(shape)
     flip = content.get("flip_idx")
     return _Layout(
         classes=classes,
         sources=sources,
-        kpt_shape=None if shape is None else _kpt_shape(shape),
-        flip=None if flip is None else _flip(flip, shape),
+        kpt_shape=(count, columns),
+        kpt_names=_kpt_names(content, count),
+        flip=None if flip is None else _flip(flip, count),
     )
 
 
@@ -147,9 +153,20 @@ def _kpt_shape(shape: Node) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def _flip(flip: Node, shape: Node | None) -> list[int]:
+def _kpt_names(content: Node, count: int) -> list[str]:
+    """Names that are written, for the first class or for all; else numbers."""
+    named = content.get("kpt_names")
+    if named is None:
+        return [f"keypoint {i}" for i in range(count)]
+    first = next(named.elements(), named)
+    names = [name.text() for name in (first if isinstance(first.value, list) else named).elements()]
+    if len(names) != count:
+        raise named.fail(f"has {len(names)} names for {count} keypoints.")
+    return names
+
+
+def _flip(flip: Node, count: int) -> list[int]:
     indices = [element.integer() for element in flip.elements()]
-    count = _kpt_shape(shape)[0] if shape is not None else 0
     if sorted(indices) != list(range(count)):
         raise flip.fail(f"must hold each of the {count} keypoints once.")
     return indices
@@ -244,8 +261,7 @@ def _kind(layout: _Layout, notes: Notes) -> str:
             for line in _lines(label) if label is not None else ():
                 lengths[len(line.values)] += 1
                 if len(line.values) == 9:
-                    corners = np.array(line.values[1:]).reshape(4, 2) * 1000
-                    rectangles += is_rectangle(corners)
+                    rectangles += is_parallelogram(np.array(line.values[1:]).reshape(4, 2))
     if lengths.keys() <= {5, 6}:
         return _BOX
     if lengths.keys() == {9} and rectangles >= 0.9 * lengths[9]:
