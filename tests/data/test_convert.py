@@ -18,6 +18,8 @@ from detectron2.data.datasets.convert.yolo import join_parts
 from detectron2.structures import BoxMode
 from detectron2.utils.files import atomic_folder
 
+pytestmark = pytest.mark.usefixtures("catalogs_as_before")
+
 CARRIED = {
     "coco": ("boxes", "polygons", "parts", "rotated", "keypoints"),
     "yolo": ("boxes", "polygons", "rotated", "keypoints"),

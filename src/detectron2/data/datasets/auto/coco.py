@@ -58,9 +58,13 @@ def dataset_of_files(
         ValueError: a file is not in COCO's format, or its images are not to be found.
     """
     categories, roots, lists = {}, {}, set()
+    metadata: dict[str, Any] = {}
+    rotated = False
     for split, path in files.items():
         content = read_json(path)
         _check(content)
+        metadata = metadata or _keypoints(content)
+        rotated = rotated or _is_rotated(content)
         categories[split] = _categories(content)
         roots[split] = image_root or _image_root(content, path, folder, split)
         lists.add(tuple(categories[split].items()))
@@ -82,16 +86,15 @@ def dataset_of_files(
     notes = []
     if len(lists) > 1:
         notes.append("The files of the splits list different categories; classes go by name.")
-    first = read_json(next(iter(files.values())))
     return FolderDataset(
         folder=folder,
         format="COCO",
         classes=classes,
         splits=splits,
-        metadata=_keypoints(first),
+        metadata=metadata,
         split_metadata=split_metadata,
         notes=notes,
-        rotated=_is_rotated(first),
+        rotated=rotated,
     )
 
 
@@ -134,7 +137,7 @@ def _categories(content: Node) -> dict[Any, str]:
     listed = content.get("categories")
     if listed is None:
         raise content.fail("has no 'categories'.")
-    found = {row["id"].integer(): row["name"].text() for row in listed.elements()}
+    found = {row["id"].integer(): row["name"].label() for row in listed.elements()}
     if len(found) != len(list(listed.elements())):
         raise listed.fail("repeats an id.")
     if len(set(found.values())) != len(found):
@@ -146,7 +149,7 @@ def _keypoints(content: Node) -> dict[str, Any]:
     for row in content["categories"].elements():
         names = row.get("keypoints")
         if names is not None:
-            return keypoint_metadata([name.text() for name in names.elements()])
+            return keypoint_metadata([name.label() for name in names.elements()])
     return {}
 
 
@@ -192,6 +195,8 @@ def _check(content: Node) -> None:
         image_ids.add(_id(image["id"]))
     if len(image_ids) != len(content["images"].value):
         raise content["images"].fail("repeats an id.")
+    if len({type(i) for i in image_ids}) > 1:
+        raise content["images"].fail("has numbers as ids, and texts.")
     ids = set()
     for annotation in content["annotations"].elements():
         _check_annotation(annotation)

@@ -22,6 +22,7 @@ __all__ = [
     "Notes",
     "Record",
     "by_split_folder",
+    "files_by_split",
     "keypoint_metadata",
     "named_dataset",
     "split_folders_or_all",
@@ -101,6 +102,14 @@ def by_split_folder(folder: Path) -> dict[str, Path]:
 def split_folders_or_all(folder: Path) -> dict[str, Path]:
     """Subfolders named after splits, else the folder itself as `ALL`."""
     return by_split_folder(folder) or {ALL: folder}
+
+
+def files_by_split(folder: Path, look: Callable[[Path], list[Path]]) -> dict[str, list[Path]]:
+    """What `look` finds in subfolders named after splits, else in the folder itself as `ALL`."""
+    found = {split: look(below) for split, below in by_split_folder(folder).items()}
+    if not any(found.values()):
+        found = {ALL: look(folder)}
+    return {split: paths for split, paths in found.items() if paths}
 
 
 def numbered_classes(names: Iterable[str], folder: Path) -> list[str]:

@@ -19,8 +19,8 @@ from detectron2.data.datasets.auto.folder import (
     FolderDataset,
     Notes,
     Record,
+    files_by_split,
     named_dataset,
-    split_folders_or_all,
 )
 from detectron2.data.datasets.auto.images import ImageFolder
 from detectron2.data.datasets.auto.nodes import Node, read_json
@@ -33,11 +33,7 @@ LOOKED_FOR = "LabelMe: a .json file with 'shapes' and 'imagePath' per image"
 
 def find(folder: Path) -> FolderDataset | None:
     """The dataset of a folder with LabelMe files, or with some in each split folder."""
-    files = {
-        split: labels
-        for split, below in split_folders_or_all(folder).items()
-        if (labels := _label_files(below))
-    }
+    files = files_by_split(folder, _label_files)
     if not files:
         return None
     images = ImageFolder(folder)
@@ -83,7 +79,7 @@ def _annotations(content: Node, record: Record, notes: Notes) -> Iterator[dict[s
     # Shapes of one label and group are the parts of one object.
     parts_of: dict[tuple[str, str], list[list[float]]] = {}
     for number, shape in enumerate(content["shapes"].elements()):
-        name = shape["label"].text()
+        name = shape["label"].label()
         outline = _mask(shape, record) if _kind(shape) == "mask" else _outline(shape)
         if outline is None:
             notes["shapes are points or lines, which cover nothing, and are left out"] += 1
@@ -91,7 +87,7 @@ def _annotations(content: Node, record: Record, notes: Notes) -> Iterator[dict[s
             yield {**outline, CLASS_NAME: name}
         else:
             group = shape.get("group_id")
-            key = f"alone {number}" if group is None else group.text()
+            key = f"alone {number}" if group is None else group.label()
             parts_of.setdefault((name, key), []).append(outline)
     for (name, _), parts in parts_of.items():
         yield {**polygon_annotation(parts), CLASS_NAME: name}

@@ -97,6 +97,13 @@ class Node:
         return finite(self.value, self.where)
 
     def numbers(self) -> list[float]:
+        values = self.value
+        # Files have millions of them, nearly all sound; the slow way finds out which is not.
+        if type(values) is list and all(
+            type(value) in (float, int) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+            for value in values
+        ):
+            return values
         return [element.number() for element in self.elements()]
 
     def integer(self) -> int:
@@ -106,9 +113,15 @@ class Node:
         return int(number)
 
     def text(self) -> str:
-        if not isinstance(self.value, (str, int, float)) or isinstance(self.value, bool):
+        if not isinstance(self.value, str):
             raise ValueError(f"{self.where} is {_short(self.value)} where a text is due.")
-        return str(self.value)
+        return self.value
+
+    def label(self) -> str:
+        """A text, or a number as one."""
+        if isinstance(self.value, (int, float)) and not isinstance(self.value, bool):
+            return str(self.value)
+        return self.text()
 
     def fail(self, what: str) -> ValueError:
         """An error to raise: `what` is wrong here."""

@@ -17,8 +17,8 @@ from detectron2.data.datasets.auto.folder import (
     FolderDataset,
     Notes,
     Record,
+    files_by_split,
     named_dataset,
-    split_folders_or_all,
 )
 from detectron2.data.datasets.auto.images import ImageFolder
 from detectron2.data.datasets.auto.nodes import Node, read_json, read_text
@@ -38,11 +38,7 @@ _CSV_COLUMN = "region_shape_attributes"
 
 def find(folder: Path) -> FolderDataset | None:
     """The dataset of a folder with a VIA export, or with one in each split folder."""
-    files = {
-        split: exports
-        for split, below in split_folders_or_all(folder).items()
-        if (exports := _exports(below))
-    }
+    files = files_by_split(folder, _exports)
     if not files:
         return None
     images = ImageFolder(folder)
@@ -165,7 +161,7 @@ def _annotation(
         return None
     attributes = region.get("region_attributes")
     value = attributes.get(attribute) if attributes is not None and attribute else None
-    name = "" if value is None else value.text()
+    name = "" if value is None else value.label()
     if not name:
         notes[f"regions have no class and count as {default!r}"] += 1
     return {**polygon_annotation([polygon]), CLASS_NAME: name or default}

@@ -14,8 +14,8 @@ from detectron2.data.datasets.auto.folder import (
     FolderDataset,
     Notes,
     Record,
+    files_by_split,
     named_dataset,
-    split_folders_or_all,
     with_classes,
 )
 from detectron2.data.datasets.auto.images import ImageFolder
@@ -49,17 +49,9 @@ def find(folder: Path) -> FolderDataset | None:
 def _files(folder: Path) -> dict[str, list[Path]]:
     """Split -> XML files."""
     labels = folder / "Annotations"
-    if labels.is_dir():
-        return _listed(folder, labels) or {
-            split: paths
-            for split, below in split_folders_or_all(labels).items()
-            if (paths := _labels_below(below))
-        }
-    return {
-        split: paths
-        for split, below in split_folders_or_all(folder).items()
-        if (paths := _labels_below(below))
-    }
+    if not labels.is_dir():
+        return files_by_split(folder, _labels_below)
+    return _listed(folder, labels) or files_by_split(labels, _labels_below)
 
 
 def _listed(folder: Path, labels: Path) -> dict[str, list[Path]]:

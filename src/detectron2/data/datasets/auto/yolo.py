@@ -115,9 +115,9 @@ def _described(content: Node, path: Path) -> _Layout:
         rows = sorted((Node(key, f"a key of {named.where}").integer(), key) for key in named.value)
         if [number for number, _ in rows] != list(range(len(rows))):
             raise named.fail("must number the classes 0, 1, ...")
-        classes = [named[key].text() for _, key in rows]
+        classes = [named[key].label() for _, key in rows]
     else:
-        classes = [name.text() for name in named.elements()]
+        classes = [name.label() for name in named.elements()]
     if not classes:
         raise named.fail("is empty.")
     roots = [path.parent]
@@ -159,7 +159,7 @@ def _kpt_names(content: Node, count: int) -> list[str]:
     if named is None:
         return [f"keypoint {i}" for i in range(count)]
     first = next(named.elements(), named)
-    names = [name.text() for name in (first if isinstance(first.value, list) else named).elements()]
+    names = [name.label() for name in (first if isinstance(first.value, list) else named).elements()]
     if len(names) != count:
         raise named.fail(f"has {len(names)} names for {count} keypoints.")
     return names
