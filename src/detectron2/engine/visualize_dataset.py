@@ -63,11 +63,25 @@ def visualize_dataset(
 
 
 def draw_record(
-    record: dict[str, Any], metadata: Metadata, rows: Iterable[dict[str, Any]] | None = None
+    record: dict[str, Any],
+    metadata: Metadata,
+    rows: Iterable[dict[str, Any]] | None = None,
+    widest: int | None = None,
 ) -> np.ndarray:
-    """(H, W, 3) RGB picture of a record's annotations, with COCO result rows on its right."""
+    """RGB picture of a record's annotations, with COCO result rows on its right.
+
+    Args:
+        record: a record.
+        metadata: of its dataset.
+        rows: detections of this image.
+        widest: draw smaller images of wider ones; without `rows` only.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     rgb = read_image(record["file_name"], format="RGB")
-    picture = Visualizer(rgb, metadata).draw_dataset_dict(record).get_image()
+    scale = 1.0 if widest is None else min(1.0, widest / rgb.shape[1])
+    picture = Visualizer(rgb, metadata, scale=scale).draw_dataset_dict(record).get_image()
     if rows is None:
         return picture
     instances = result_rows_to_instances(rows, rgb.shape[:2], metadata)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from detectron2.cli.dataset._common import (
+    IMAGE_ROOT_HELP,
+    SOURCE_HELP,
+    Format,
+    Images,
+    print_conversion,
+)
 
 EXAMPLE = (
     "Examples: detectron2 dataset convert my_photos/ my_photos_coco/ --to coco; "
@@ -14,31 +21,11 @@ EXAMPLE = (
 )
 
 
-class Format(str, Enum):
-    """Formats that are written."""
-
-    coco = "coco"
-    yolo = "yolo"
-    voc = "voc"
-
-
-class Images(str, Enum):
-    """How images get into the new folder."""
-
-    copy = "copy"
-    hardlink = "hardlink"
-    symlink = "symlink"
-
-
 def command(
-    source: Annotated[
-        str, typer.Argument(help="Folder of a dataset, COCO JSON file, or registered name.")
-    ],
+    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
     to: Annotated[Format, typer.Option(help="Format to write.")],
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder of the images of a JSON file.")
-    ] = None,
+    image_root: Annotated[Path | None, typer.Option(help=IMAGE_ROOT_HELP)] = None,
     images: Annotated[Images, typer.Option(help="Copy the images, or link to them.")] = Images.copy,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")
@@ -50,11 +37,4 @@ def command(
 
     dataset = open_dataset(source, image_root)
     result = convert_dataset(dataset, output, to.value, images.value, overwrite)
-    notes = dataset.source.notes if dataset.source is not None else []
-    for sentence in (*notes, *result.remarks):
-        print(sentence)
-    if result.losses:
-        print("Not carried over:")
-        for sentence in result.losses:
-            print(f"  {sentence}")
-    print(f"{result.images} images with {result.annotations} annotations are in {output}")
+    print_conversion(dataset, result, output, to.value)

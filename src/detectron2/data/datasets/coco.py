@@ -404,18 +404,34 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     Args:
         dataset_name: in the catalogs; "thing_classes" must be known.
         output_file: a local path; its folder is created.
-        allow_cached: leave a file that exists as it is, with a warning.
+        allow_cached: leave a file that holds the same dataset as it is; one that holds another
+            is written anew, with a warning.
     """
+    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
+    content = convert_to_coco_dict(dataset_name)
     if allow_cached and os.path.exists(output_file):
+        if _holds(output_file, content):
+            logger.info("%s holds the dataset %r already.", output_file, dataset_name)
+            return
         logger.warning(
-            "Using %s, which exists already. If the dataset %r changed since, delete the file.",
+            "%s holds another state of the dataset %r, or another dataset; writing it anew.",
             output_file,
             dataset_name,
         )
-        return
-    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
     # Processes that convert at the same time write the same; whoever comes last wins.
-    atomic_write_text(output_file, json.dumps(convert_to_coco_dict(dataset_name)))
+    atomic_write_text(output_file, json.dumps(content))
+
+
+def _holds(path: str, content: dict[str, Any]) -> bool:
+    """Whether a file has this content, whenever it was made."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            old = json.load(stream)
+    except (OSError, ValueError):
+        return False
+    # As it would be read: tuples are lists there.
+    new = json.loads(json.dumps(content))
+    return isinstance(old, dict) and {**old, "info": None} == {**new, "info": None}
 
 
 def register_coco_instances(

@@ -159,7 +159,9 @@ def _kpt_names(content: Node, count: int) -> list[str]:
     if named is None:
         return [f"keypoint {i}" for i in range(count)]
     first = next(named.elements(), named)
-    names = [name.label() for name in (first if isinstance(first.value, list) else named).elements()]
+    names = [
+        name.label() for name in (first if isinstance(first.value, list) else named).elements()
+    ]
     if len(names) != count:
         raise named.fail(f"has {len(names)} names for {count} keypoints.")
     return names

@@ -9,9 +9,19 @@ from pathlib import Path
 from detectron2.data.datasets.auto import RegisteredDataset
 from detectron2.data.datasets.convert import coco, voc, yolo
 from detectron2.data.datasets.convert.content import Content, read_content
+from detectron2.data.datasets.convert.selection import sample_content, split_content
 from detectron2.utils.files import atomic_folder
 
-__all__ = ["WRITERS", "Conversion", "convert_dataset", "write_content"]
+__all__ = [
+    "WRITERS",
+    "Content",
+    "Conversion",
+    "convert_dataset",
+    "read_content",
+    "sample_content",
+    "split_content",
+    "write_content",
+]
 
 WRITERS: dict[str, Callable[[Content, Path, str], None]] = {
     "coco": coco.write,
