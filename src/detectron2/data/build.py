@@ -38,12 +38,15 @@ from detectron2.data.common import (
 from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.quarantine import Quarantine
+from detectron2.data.reduced_decode import ReducedDecodeMapper
+from detectron2.data.rotated_mapper import RotatedDatasetMapper
 from detectron2.data.samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
+from detectron2.data.shared_list import list_container
 from detectron2.structures import BoxMode
 from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
@@ -375,19 +378,30 @@ def _train_loader_from_config(
         )
         _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
     if mapper is None:
-        mapper = DatasetMapper(cfg, True)
+        mapper = _train_mapper(cfg)
     if sampler is None:
         name = lookup(cfg, "DATALOADER.SAMPLER_TRAIN")
         if isinstance(dataset, torchdata.IterableDataset):
             logger.info("The dataset is iterable; DATALOADER.SAMPLER_TRAIN=%s is not used.", name)
         else:
             sampler = _build_train_sampler(cfg, name, dataset)
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False, serialize=list_container())
     return {
         "dataset": dataset,
         "sampler": sampler,
         "mapper": mapper,
         **read_arguments(cfg, TRAIN_LOADER),
     }
+
+
+def _train_mapper(cfg: Any) -> DatasetMapper:
+    """The mapper that a config asks for."""
+    rotated = lookup(cfg, "MODEL.PROPOSAL_GENERATOR.NAME") == "RRPN"
+    reduced = lookup(cfg, "INPUT.REDUCED_DECODE")
+    if rotated:
+        return RotatedDatasetMapper(cfg, True)
+    return ReducedDecodeMapper(cfg, True) if reduced else DatasetMapper(cfg, True)
 
 
 def _random_subset_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
