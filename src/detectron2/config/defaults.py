@@ -64,6 +64,11 @@ _DATALOADER: _Options = {
     "REPEAT_SQRT": True,
     # Drop training images without annotations.
     "FILTER_EMPTY_ANNOTATIONS": True,
+    # Look at every training image and annotation before iteration 0 and report, fail, skip or fix
+    # what is wrong; "" does not. The outcome is remembered until the files change.
+    "CHECK": "",
+    # How many training samples may turn out unreadable; None is 10 % and at least 10.
+    "UNREADABLE_BUDGET": None,
 }
 
 # --- the model: backbones -------------------------------------------------------------------

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detectron2.config import CfgNode, instantiate
+from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 
 WRITER_PERIOD = 20
@@ -127,7 +128,12 @@ class LazyRecipe:
         return LRMultiplier(optimizer, instantiate(self.cfg.lr_multiplier), self.max_iter)
 
     def train_loader(self) -> Any:
-        return instantiate(self.cfg.dataloader.train)
+        options = self.cfg.dataloader.train
+        target = str(_try_get_key(options, "_target_", default=""))
+        if target.endswith("build_detection_train_loader") and "unreadable_list" not in options:
+            options = options.copy()
+            options.unreadable_list = os.path.join(self.output_dir, LIST_FILE)
+        return instantiate(options)
 
     def test_loader(self, dataset_name: str) -> Any:
         return instantiate(self.cfg.dataloader.test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.quarantine import LIST_FILE, report_list
 from detectron2.engine import hooks
 from detectron2.engine._random_state import random_state, set_random_state
 from detectron2.engine._recipe import recipe_of
@@ -162,6 +164,7 @@ class DefaultTrainer(TrainerBase):
         )
         self.start_iter = 0
         self.max_iter = recipe.max_iter
+        self._start_time = time.time()
         self._last_eval_results: Any = None
         self._resumed_random_state: Mapping[str, Any] | None = None
         self.register_hooks(self.build_hooks())
@@ -278,6 +281,9 @@ class DefaultTrainer(TrainerBase):
     def after_train(self) -> None:
         """Wait for the last losses to be recorded, then run every hook's `after_train`."""
         self._trainer.finish_metrics()
+        if comm.is_main_process():
+            list_file = os.path.join(recipe_of(self.cfg).output_dir, LIST_FILE)
+            report_list(list_file, since=self._start_time)
         super().after_train()
 
     def run_step(self) -> None:

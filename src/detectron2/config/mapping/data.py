@@ -26,12 +26,14 @@ RANDOM_CROP = {
 TRAIN_DATASET = {
     "names": "DATASETS.TRAIN",
     "filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "check": "DATALOADER.CHECK",
 }
 
 TRAIN_LOADER = {
     "total_batch_size": "SOLVER.IMS_PER_BATCH",
     "aspect_ratio_grouping": "DATALOADER.ASPECT_RATIO_GROUPING",
     "num_workers": "DATALOADER.NUM_WORKERS",
+    "unreadable_budget": "DATALOADER.UNREADABLE_BUDGET",
 }
 
 TEST_LOADER = {
