@@ -38,6 +38,13 @@ _INPUT: _Options = {
     },
     # How masks travel through augmentation: polygon (exact, compact) or bitmask.
     "MASK_FORMAT": "polygon",
+    # Augmentations that see several samples, how often each is used. COPY_PASTE needs bitmasks.
+    "MOSAIC": {"PROB": 0.0, "SIZE": [640, 640]},
+    "COPY_PASTE": {"PROB": 0.0},
+    "MIXUP": {"PROB": 0.0},
+    # Large-scale jitter instead of MIN_SIZE_TRAIN: resize by a random factor, then crop or pad
+    # to a square of side SIZE.
+    "JITTER": {"ENABLED": False, "SIZE": 1024, "MIN_SCALE": 0.1, "MAX_SCALE": 2.0},
 }
 
 _DATASETS: _Options = {

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from detectron2.data import transforms as T
-from detectron2.data.errors import SampleError
+from detectron2.data.errors import MissingEntryError, SampleError
 from detectron2.structures import (
     BitMasks,
     Boxes,
@@ -42,25 +42,36 @@ def get_bbox(annotation: dict[str, Any]) -> Any:
     """The box of an annotation as xyxy in pixels, in the container that it came in.
 
     Raises:
-        KeyError: the annotation does not say where its box is, or in which form.
+        MissingEntryError: the annotation does not say where its box is, or in which form.
+        SampleError: the box is not what that form says.
     """
     for key in ("bbox", "bbox_mode"):
         if key not in annotation:
-            raise KeyError(
+            raise MissingEntryError(
                 f"An annotation has no {key!r}; it needs 'bbox' and 'bbox_mode', such as "
                 f"BoxMode.XYXY_ABS. It has: {', '.join(map(str, annotation))}."
             )
-    return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    try:
+        return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    except (AssertionError, TypeError, ValueError) as e:
+        raise SampleError(f"The box {annotation['bbox']!r} of an annotation is none: {e}") from e
 
 
 def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """(H, W) uint8 mask of COCO's run-length encoding, compressed or a list of counts."""
+    """(H, W) uint8 mask of COCO's run-length encoding, compressed or a list of counts.
+
+    Raises:
+        SampleError: it is no such encoding.
+    """
     import hotcoco.mask
 
-    if isinstance(rle["counts"], list):
-        height, width = rle["size"]
-        rle = hotcoco.mask.frPyObjects(rle, height, width)
-    return hotcoco.mask.decode(rle)
+    try:
+        if isinstance(rle["counts"], list):
+            height, width = rle["size"]
+            rle = hotcoco.mask.frPyObjects(rle, height, width)
+        return hotcoco.mask.decode(rle)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise SampleError(f"A run-length mask cannot be decoded: {e}.") from e
 
 
 def transform_proposals(
@@ -127,7 +138,7 @@ def transform_instance_annotations(
     """
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
-    box = transforms.apply_box(np.array([get_bbox(annotation)], dtype=np.float64))[0]
+    box = transforms.apply_box(_numbers(get_bbox(annotation), "box")[None])[0]
     height, width = image_size
     annotation["bbox"] = np.minimum(box.clip(min=0), [width, height, width, height])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
@@ -147,7 +158,7 @@ def _transform_segmentation(
 ) -> list[np.ndarray] | np.ndarray:
     if isinstance(segmentation, list):
         # A copy: transforms change coordinates in place.
-        polygons = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in _polygons(segmentation)]
+        polygons = [_numbers(p, "polygon").reshape(-1, 2) for p in _polygons(segmentation)]
         return [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
     if isinstance(segmentation, dict):
         mask = decode_rle(segmentation)
@@ -159,7 +170,7 @@ def _transform_segmentation(
             "list of polygons [x0, y0, x1, y1, ...], a run-length encoding (a dict with 'size' "
             "and 'counts') or an (H, W) array."
         )
-    mask = transforms.apply_segmentation(mask)
+    mask = _transform_mask(mask, transforms)
     if tuple(mask.shape[:2]) != tuple(image_size):
         raise SampleError(
             f"The transformed mask is {mask.shape[0]} x {mask.shape[1]} pixels, the image "
@@ -169,10 +180,42 @@ def _transform_segmentation(
     return mask
 
 
+def _transform_mask(mask: np.ndarray, transforms: T.Transform) -> np.ndarray:
+    """An (H, W) mask of zeros and ones, in its dtype; what padding adds is no part of it.
+
+    Padding fills label maps with the label of pixels to ignore, 255.
+    """
+    moved = transforms.apply_segmentation((mask != 0).astype(np.uint8))
+    return (moved == 1).astype(mask.dtype, copy=False)
+
+
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """float64 copy of the coordinates of an annotation.
+
+    Raises:
+        SampleError: they are no finite numbers. A loss would be NaN, many iterations later.
+    """
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.array(np.nan)
+    if not np.isfinite(array).all():
+        text = repr(values)
+        raise SampleError(
+            f"A {what} is not made of finite numbers: {text[:80]}{'...' if text[80:] else ''}."
+        )
+    return array
+
+
 def _polygons(segmentation: list[Any]) -> list[Any]:
     """Polygons that cover an area: those of fewer than three points are left out."""
     usable = []
     for polygon in segmentation:
+        if not isinstance(polygon, (list, tuple, np.ndarray)):
+            raise SampleError(
+                f"A polygon is {polygon!r}; a segmentation is a list of polygons, each a list "
+                "x0, y0, x1, y1, ..."
+            )
         if len(polygon) % 2 and np.ndim(polygon) == 1:
             raise SampleError(
                 f"A polygon has {len(polygon)} numbers; it must be x0, y0, x1, y1, ..., an even "
@@ -210,7 +253,12 @@ def transform_keypoint_annotations(
     Raises:
         ValueError: the image was mirrored, and there are no indices or not K of them.
     """
-    keypoints = np.array(keypoints, dtype="float64").reshape(-1, 3)
+    keypoints = _numbers(keypoints, "keypoint")
+    if keypoints.size % 3:
+        raise SampleError(
+            f"An object has {keypoints.size} numbers as its keypoints; each has three of them."
+        )
+    keypoints = keypoints.reshape(-1, 3)
     xy = transforms.apply_coords(keypoints[:, :2])
     inside = ((xy >= 0) & (xy <= np.array(image_size)[::-1])).all(axis=1)
     keypoints[:, :2] = xy
@@ -284,7 +332,10 @@ def annotations_to_instances_rotated(
 
 
 def _classes(annos: Sequence[dict[str, Any]]) -> torch.Tensor:
-    return torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    try:
+        return torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise SampleError(f"An annotation has no number as its 'category_id': {e!r}.") from e
 
 
 def _stack_boxes(annos: Sequence[dict[str, Any]], columns: int) -> torch.Tensor:

@@ -119,7 +119,11 @@ def _all_pages(image: Image.Image) -> np.ndarray:
 
 def _read_array(stream: IO[bytes], format: str | None) -> np.ndarray:
     array = np.load(stream, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "buif":
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim not in (2, 3)
+        or array.dtype.kind not in "buif"
+    ):
         raise ValueError("it must hold one (H, W) or (H, W, C) array of numbers")
     return _with_channels(array) if format == ALL_CHANNELS else array
 

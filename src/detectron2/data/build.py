@@ -475,6 +475,8 @@ def build_detection_train_loader(
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     iterable = isinstance(dataset, torchdata.IterableDataset)
+    if not iterable and hasattr(mapper, "use_dataset"):
+        mapper.use_dataset(dataset)
     if mapper is not None:
         size = 0 if iterable else len(dataset)
         quarantine = Quarantine(size, unreadable_budget, unreadable_list)

@@ -18,6 +18,12 @@ RESIZE_TEST = {
     "max_size": "INPUT.MAX_SIZE_TEST",
 }
 
+LARGE_SCALE_JITTER = {
+    "size": "INPUT.JITTER.SIZE",
+    "min_scale": "INPUT.JITTER.MIN_SCALE",
+    "max_scale": "INPUT.JITTER.MAX_SCALE",
+}
+
 RANDOM_CROP = {
     "crop_type": "INPUT.CROP.TYPE",
     "crop_size": "INPUT.CROP.SIZE",

@@ -88,9 +88,7 @@ def _buckets(facts: Mapping[str, ImageFacts]) -> dict[tuple[str, ...], list[str]
     return buckets
 
 
-def _candidates(
-    facts: ImageFacts, buckets: Mapping[tuple[str, ...], list[str]]
-) -> Iterable[str]:
+def _candidates(facts: ImageFacts, buckets: Mapping[tuple[str, ...], list[str]]) -> Iterable[str]:
     found: dict[str, None] = {}
     for key in _keys(facts):
         bucket = buckets.get(key, [])

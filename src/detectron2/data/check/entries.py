@@ -30,9 +30,8 @@ def image_problems(
 ) -> Iterator[Problem]:
     """What is wrong with the file of an image, and with its size in the annotations."""
     about: dict[str, Any] = {"file": file, "image_id": image["id"], "image": position}
-    if facts.fault:
-        yield Problem(facts.fault, facts.reason, **about)
     if not facts.readable:
+        yield Problem(facts.fault, facts.reason, **about)
         return
     said = (int(image["width"]), int(image["height"]))
     stored, upright = (facts.width, facts.height), facts.upright_size
@@ -106,7 +105,11 @@ class AnnotationCheck:
         box = [float(value) for value in annotation["bbox"]]
         text = shortened(annotation["bbox"])
         if not all(map(math.isfinite, box)):
-            yield "bad-box", f"{name} has the box {text}, which is not finite.", self._box_of(annotation)
+            yield (
+                "bad-box",
+                f"{name} has the box {text}, which is not finite.",
+                self._box_of(annotation),
+            )
             return
         x, y, w, h = box[:4]
         if w <= 0 or h <= 0:
@@ -164,11 +167,13 @@ class AnnotationCheck:
             yield "short-polygon", reason, {"segmentation": usable}
         x0, y0, x1, y1 = polygon_bounds(usable)
         if x1 <= 0 or y1 <= 0 or x0 >= self.width or y0 >= self.height:
-            yield "outside-polygon", f"{name} has polygons around ({x0:.0f}, {y0:.0f}); they lie outside of the image of {self.width} x {self.height} pixels.", None
-        elif all(_area(p) == 0 for p in usable):
-            yield "bad-polygon", f"{name} has only polygons without area.", None
+            where = f"({x0:.0f}, {y0:.0f}) to ({x1:.0f}, {y1:.0f})"
+            reason = f"{name} has polygons from {where}; {self._outside}."
+            yield "outside-polygon", reason.replace("; it lies", "; they lie"), None
         elif any(crosses_itself(np.asarray(p, dtype=np.float64).reshape(-1, 2)) for p in usable):
             yield "crossing-polygon", f"{name} has a polygon that crosses itself.", None
+        elif all(_area(p) == 0 for p in usable):
+            yield "bad-polygon", f"{name} has only polygons without area.", None
 
     def _rle_problems(self, rle: dict[str, Any], name: str) -> Iterator[_Finding]:
         height, width = (int(side) for side in rle["size"])
@@ -215,9 +220,7 @@ def _area(polygon: Sequence[float]) -> float:
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
 
 
-def class_problems(
-    names: Sequence[str], counts: Counter[str], source: str
-) -> Iterator[Problem]:
+def class_problems(names: Sequence[str], counts: Counter[str], source: str) -> Iterator[Problem]:
     """Classes that have no objects, or very few beside the most frequent one."""
     most = max(counts.values(), default=0)
     absent = [name for name in names if counts[name] == 0]

@@ -18,9 +18,6 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = ["ImageFacts", "inspect_image", "inspect_images"]
 
-# The end marker of a JPEG file; a few bytes of padding may follow it.
-JPEG_END, JPEG_TAIL = b"\xff\xd9", 1024
-
 
 @dataclass(frozen=True)
 class ImageFacts:
@@ -47,7 +44,7 @@ class ImageFacts:
 
     @property
     def readable(self) -> bool:
-        return self.fault in ("", "cut-image")
+        return not self.fault
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -125,12 +122,8 @@ def _inspect_picture(path: str, data: bytes, digest: str) -> ImageFacts:
             height,
             digest=digest,
         )
-    cut = image.format == "JPEG" and JPEG_END not in data[-JPEG_TAIL:]
-    reason = f"The JPEG file {path!r} has no end marker; its last rows may be grey." if cut else ""
     orientation = exif_orientation(image)
-    return ImageFacts(
-        "cut-image" if cut else "", reason, width, height, orientation, digest, look, thumbnail
-    )
+    return ImageFacts("", "", width, height, orientation, digest, look, thumbnail)
 
 
 def _look(image: Image.Image) -> tuple[str, str]:

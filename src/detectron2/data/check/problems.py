@@ -32,15 +32,18 @@ KINDS: dict[str, Kind] = {
     "missing-image": Kind("Image files that do not exist", True),
     "unreadable-image": Kind("Image files that cannot be decoded", True),
     "truncated-image": Kind("Image files that end too early", True),
-    "cut-image": Kind("Image files without their end, still decoded", False),
     "wrong-size": Kind("Images of another size than the annotations say", True),
-    "exif-unturned": Kind("Images annotated as stored, not as their EXIF orientation shows them", True),
+    "exif-unturned": Kind(
+        "Images annotated as stored, not as their EXIF orientation shows them", True
+    ),
     "exif-rotated": Kind("Images with an EXIF orientation", False),
     "bad-box": Kind("Boxes that are empty or not finite", True),
     "outside-box": Kind("Boxes outside of the image", True),
     "overhanging-box": Kind("Boxes that reach out of the image", False),
     "bad-polygon": Kind("Segmentations without a usable polygon", True),
-    "short-polygon": Kind("Polygons that are left out: fewer than three points, or an odd number", False),
+    "short-polygon": Kind(
+        "Polygons that are left out: fewer than three points, or an odd number", False
+    ),
     "outside-polygon": Kind("Polygons outside of the image", True),
     "crossing-polygon": Kind("Polygons that cross themselves", False),
     "rle-size": Kind("Run-length masks of another size than the image", True),

@@ -234,7 +234,9 @@ def _duplicates(
             yield _about_image("duplicate-image", reason, path, path, content, position)
     for path, other in pairs_that_look_alike(facts):
         same = facts[path].digest == facts[other].digest
-        reason = f"The images {path!r} and {other!r} {'are the same file' if same else 'look the same'}."
+        reason = (
+            f"The images {path!r} and {other!r} {'are the same file' if same else 'look the same'}."
+        )
         yield _about_image("duplicate-image", reason, path, other, content, entries[path][0])
 
 

@@ -27,9 +27,7 @@ def crosses_itself(points: np.ndarray) -> bool:
     direction = end - start
     # side[i, j]: on which side of edge i its neighbour's point j lies; edge j goes from j to j + 1.
     offset = start[None] - start[:, None]
-    side = np.sign(
-        direction[:, None, 0] * offset[..., 1] - direction[:, None, 1] * offset[..., 0]
-    )
+    side = np.sign(direction[:, None, 0] * offset[..., 1] - direction[:, None, 1] * offset[..., 0])
     parted = side * np.roll(side, -1, axis=1) < 0
     return bool((parted & parted.T).any())
 
@@ -61,9 +59,9 @@ def rle_counts(rle: dict[str, Any]) -> list[int]:
 
 def _numbers(counts: list[Any]) -> list[int]:
     for run in counts:
-        if isinstance(run, bool) or not isinstance(run, (int, float)) or run != run // 1:
+        if isinstance(run, bool) or not isinstance(run, int):
             raise ValueError(f"a run of length {run!r}")
-    return [int(run) for run in counts]
+    return counts
 
 
 def _decode(text: str | bytes) -> list[int]:

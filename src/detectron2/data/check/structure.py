@@ -52,6 +52,11 @@ def is_side(value: Any) -> bool:
     return is_number(value) and math.isfinite(value) and value > 0 and int(value) == value
 
 
+def _is_size(value: Any) -> bool:
+    # Decoders of run lengths take no float here.
+    return isinstance(value, int) and is_side(value)
+
+
 def _category_problems(categories: list[Any], source: str) -> Iterator[Problem]:
     seen: dict[Any, str] = {}
     for position, category in enumerate(categories):
@@ -114,15 +119,15 @@ def _fault_of_image(image: Any, text_ids: bool | None) -> str:
 
 
 def _annotation_problems(content: dict[str, Any], source: str) -> Iterator[Problem]:
-    images = {i["id"]: i for i in content["images"] if _fault_of_image(i, None) == ""}
+    # Also of images with another fault: one sentence about the image is enough.
+    images = {i["id"] for i in content["images"] if isinstance(i, dict) and is_id(i.get("id"))}
     categories = {c["id"] for c in content["categories"] if _fault_of_category(c, False) == ""}
     seen: set[Any] = set()
-    highest = 0
-    for a in content.get("annotations", []):
-        if isinstance(a, dict) and is_number(a.get("id")) and math.isfinite(a["id"]):
-            highest = max(highest, int(a["id"]))
-    for position, annotation in enumerate(content.get("annotations", [])):
-        fault = _fault_of_annotation(annotation)
+    annotations = content.get("annotations", [])
+    highest = _highest_id(annotations)
+    sides = _box_sides(annotations)
+    for position, annotation in enumerate(annotations):
+        fault = _fault_of_annotation(annotation, sides)
         if fault:
             entry = annotation if isinstance(annotation, dict) else {}
             reason = f"Annotation {_name(entry, position)} of {source!r} {fault}."
@@ -146,6 +151,18 @@ def _annotation_problems(content: dict[str, Any], source: str) -> Iterator[Probl
             repair = {"ignore": 0, "iscrowd": 1}
             yield _about("ignore-flag", reason, source, annotation, position, repair)
         seen.add(number)
+
+
+def _highest_id(annotations: list[Any]) -> int:
+    ids = [a.get("id") for a in annotations if isinstance(a, dict)]
+    return max((int(i) for i in ids if is_number(i) and math.isfinite(i)), default=0)
+
+
+def _box_sides(annotations: list[Any]) -> int:
+    """How many numbers the boxes of this file have: 5 if most are rotated, else 4."""
+    boxes = [a.get("bbox") for a in annotations if isinstance(a, dict)]
+    lengths = [len(box) for box in boxes if isinstance(box, (list, tuple))]
+    return 5 if lengths.count(5) > lengths.count(4) else 4
 
 
 def _about(
@@ -174,7 +191,7 @@ def _name(annotation: dict[str, Any], position: int) -> str:
     return shortened(number) if is_id(number) else f"in place {position}"
 
 
-def _fault_of_annotation(annotation: Any) -> str:
+def _fault_of_annotation(annotation: Any, box_sides: int) -> str:
     if not isinstance(annotation, dict):
         return f"is no dictionary: {shortened(annotation)}"
     if annotation.get("id") is not None and not is_id(annotation["id"]):
@@ -183,8 +200,9 @@ def _fault_of_annotation(annotation: Any) -> str:
         if not is_id(annotation.get(key)):
             return f"has no usable {key!r} ({shortened(annotation.get(key))})"
     box = annotation.get("bbox")
-    if not isinstance(box, (list, tuple)) or len(box) not in (4, 5) or not all(map(is_number, box)):
-        return f"has no usable 'bbox' ({shortened(box)}); it must be [x, y, width, height]"
+    if not isinstance(box, (list, tuple)) or len(box) != box_sides or not all(map(is_number, box)):
+        form = "x, y, width, height" + (", angle" if box_sides == 5 else "")
+        return f"has no usable 'bbox' ({shortened(box)}); it must be [{form}]"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return f"has 'iscrowd' {shortened(annotation['iscrowd'])}; it must be 0 or 1"
     return _fault_of_segmentation(annotation.get("segmentation")) or _fault_of_keypoints(
@@ -197,7 +215,7 @@ def _fault_of_segmentation(segmentation: Any) -> str:
         return ""
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
-        if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(is_side, size))):
+        if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_size, size))):
             return f"has a run-length mask of size {shortened(size)}"
         if not isinstance(counts, (list, str, bytes)):
             return f"has a run-length mask with counts {shortened(counts)}"

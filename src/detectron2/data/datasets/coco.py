@@ -256,7 +256,7 @@ class _AnnotationReader:
                 f"{self.json_file!r} has an empty 'bbox'; it must be [x, y, width, height]."
             )
         if annotation.get("segmentation"):
-            segmentation = self._segmentation(annotation["segmentation"])
+            segmentation = self._segmentation(annotation)
             if not segmentation:
                 self.without_area += 1
                 return None
@@ -270,9 +270,16 @@ class _AnnotationReader:
             result["category_id"] = self._class(annotation)
         return result
 
-    def _segmentation(self, segmentation: Any) -> Any:
+    def _segmentation(self, annotation: dict[str, Any]) -> Any:
+        segmentation = annotation["segmentation"]
         if isinstance(segmentation, dict):
-            return _compressed(segmentation)
+            try:
+                return _compressed(segmentation)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
+                    f"{self.json_file!r} has a run-length mask that cannot be decoded: {error}."
+                ) from error
         return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
     def _class(self, annotation: dict[str, Any]) -> int:

@@ -27,6 +27,7 @@ from detectron2.data.transforms.augmentation import (
 )
 from detectron2.data.transforms.augmentation_impl import (
     FixedSizeCrop,
+    LargeScaleJitter,
     MinIoURandomCrop,
     RandomApply,
     RandomBrightness,
@@ -62,6 +63,7 @@ __all__ = [
     "FixedSizeCrop",
     "GridSampleTransform",
     "HFlipTransform",
+    "LargeScaleJitter",
     "MinIoURandomCrop",
     "NoOpTransform",
     "PILColorTransform",
