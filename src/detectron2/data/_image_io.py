@@ -206,10 +206,22 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
     if format == "YUV-BT.601":
         rgb = np.dot(image, np.array(_M_YUV2RGB).T) * 255.0
         return np.clip(rgb, 0, 255).astype(np.uint8)
+    if format == ALL_CHANNELS:
+        return _first_colours(image)
     if format == "L":
         plane = image[:, :, 0] if image.ndim == 3 else image
         return np.repeat(plane.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.asarray(Image.fromarray(image.astype(np.uint8)).convert("RGB"))
+
+
+def _first_colours(image: np.ndarray) -> np.ndarray:
+    """The first three channels (or the first one, grey), stretched if they are not 8-bit."""
+    colours = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
+    if image.dtype != np.uint8 and colours.size:
+        low, high = float(colours.min()), float(colours.max())
+        if low < 0 or high > 255 or high <= 1:
+            colours = (colours - low) * (255 / max(high - low, 1e-12))
+    return np.ascontiguousarray(colours.astype(np.uint8))
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:

@@ -126,8 +126,10 @@ class DatasetMapper:
             is_train=is_train,
             augmentations=augmentations,
             recompute_boxes=crop and arguments["use_instance_mask"],
-            mixers=build_sample_augmentations(cfg) if is_train else [],
         )
+        mixers = build_sample_augmentations(cfg) if is_train else []
+        if mixers:
+            arguments["mixers"] = mixers
         if arguments["use_keypoint"]:
             arguments["keypoint_hflip_indices"] = utils.create_keypoint_hflip_indices(
                 lookup(cfg, "DATASETS.TRAIN")

@@ -20,6 +20,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data._image_io import ALL_CHANNELS
 from detectron2.data.quarantine import LIST_FILE, report_list
 from detectron2.engine import hooks
 from detectron2.engine._random_state import random_state, set_random_state
@@ -67,7 +68,8 @@ class DefaultPredictor:
         model: in evaluation mode.
         metadata: of the first test dataset, with class names.
         aug: resizes an image for the model.
-        input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels.
+        input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels;
+            ``"CHANNELS"`` for a model that takes all channels of the file as they are.
     """
 
     metadata: Any
@@ -79,7 +81,7 @@ class DefaultPredictor:
 
         Raises:
             FileNotFoundError: no config of this name.
-            ValueError: INPUT.FORMAT is neither BGR nor RGB.
+            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS.
         """
         self.cfg = resolve_config(cfg)
         recipe = recipe_of(self.cfg)
@@ -89,14 +91,22 @@ class DefaultPredictor:
         DetectionCheckpointer(self.model).load(recipe.weights)
         self.aug = recipe.test_augmentation()
         self.input_format = recipe.input_format()
-        if self.input_format not in ("BGR", "RGB"):
-            raise ValueError(f"INPUT.FORMAT is {self.input_format!r}; use 'BGR' or 'RGB'.")
+        if self.input_format not in ("BGR", "RGB", ALL_CHANNELS):
+            raise ValueError(
+                f"INPUT.FORMAT is {self.input_format!r}; use 'BGR', 'RGB' or {ALL_CHANNELS!r}."
+            )
+
+    @property
+    def image_format(self) -> str:
+        """Format of `read_image` in which the predictor takes images."""
+        return ALL_CHANNELS if self.input_format == ALL_CHANNELS else "BGR"
 
     def __call__(self, original_image: np.ndarray) -> Any:
         """Detect in one image.
 
         Args:
-            original_image: (H, W, 3) in BGR order whatever the model takes, 0..255.
+            original_image: (H, W, 3) in BGR order whether the model takes BGR or RGB, 0..255;
+                (H, W, C) for a model of other channels.
 
         Returns:
             The model's output for this image, such as ``{"instances": Instances}``, in the
@@ -106,19 +116,19 @@ class DefaultPredictor:
             return self.model([self.prepare(original_image)])[0]
 
     def prepare(self, original_image: np.ndarray) -> dict[str, Any]:
-        """The model's input for an image: ``image`` (3, H', W') float32, ``height``, ``width``.
+        """The model's input for an image: ``image`` (C, H', W') float32, ``height``, ``width``.
 
         Raises:
             ValueError: the array has another shape.
         """
         if getattr(original_image, "ndim", None) != 3:
             raise ValueError(
-                "The predictor takes one image as an array of shape (height, width, 3), not "
+                "The predictor takes one image as an array of shape (height, width, channels), not "
                 f"{getattr(original_image, 'shape', type(original_image).__name__)}."
             )
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
         height, width = image.shape[:2]
-        resized = T.AugInput(image)
+        resized = T.AugInput(image if image.dtype == np.uint8 else image.astype("float32"))
         T.AugmentationList([self.aug])(resized)
         tensor = torch.as_tensor(resized.image.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}

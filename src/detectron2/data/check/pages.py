@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from detectron2.data._image_io import ALL_CHANNELS
 from detectron2.data.check.problems import KINDS, Problem
 from detectron2.data.check.report import CheckReport
 from detectron2.data.check.run import Dataset
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.utils.html import Page
 
 __all__ = ["write_page", "write_report"]
@@ -118,7 +119,8 @@ def _pictures(problem: Problem, content: dict[str, Any]) -> dict[str, np.ndarray
 def _picture(path: str, annotation: Any) -> np.ndarray | None:
     """RGB picture of a file with an annotation drawn on it; None for a file without pixels."""
     try:
-        image = Image.fromarray(read_image(path, "RGB"))
+        pixels = read_image(path, ALL_CHANNELS)
+        image = Image.fromarray(convert_image_to_rgb(pixels, ALL_CHANNELS))
     except (OSError, ValueError):
         return None
     scale = SIDE / max(image.size)
