@@ -53,7 +53,7 @@ def get_bbox(annotation: dict[str, Any]) -> Any:
             )
     try:
         return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-    except (AssertionError, TypeError, ValueError) as e:
+    except (AssertionError, AttributeError, TypeError, ValueError) as e:
         raise SampleError(f"The box {annotation['bbox']!r} of an annotation is none: {e}") from e
 
 
@@ -185,7 +185,10 @@ def _transform_mask(mask: np.ndarray, transforms: T.Transform) -> np.ndarray:
 
     Padding fills label maps with the label of pixels to ignore, 255.
     """
-    moved = transforms.apply_segmentation((mask != 0).astype(np.uint8))
+    try:
+        moved = transforms.apply_segmentation((mask != 0).astype(np.uint8))
+    except ValueError as e:
+        raise SampleError(f"A mask of {mask.shape} does not fit its image: {e}") from e
     return (moved == 1).astype(mask.dtype, copy=False)
 
 

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detectron2.config import CfgNode, instantiate
-from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 
 WRITER_PERIOD = 20
@@ -122,19 +121,6 @@ class LazyRecipe:
         options.params.model = model
         return instantiate(options)
 
-    def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        from detectron2.solver import LRMultiplier
-
-        return LRMultiplier(optimizer, instantiate(self.cfg.lr_multiplier), self.max_iter)
-
-    def train_loader(self) -> Any:
-        options = self.cfg.dataloader.train
-        target = str(_try_get_key(options, "_target_", default=""))
-        if target.endswith("build_detection_train_loader") and "unreadable_list" not in options:
-            options = options.copy()
-            options.unreadable_list = os.path.join(self.output_dir, LIST_FILE)
-        return instantiate(options)
-
     def test_loader(self, dataset_name: str) -> Any:
         return instantiate(self.cfg.dataloader.test)
 
@@ -153,6 +139,12 @@ class LazyRecipe:
 
     def input_format(self) -> str:
         return str(_try_get_key(self.cfg, "dataloader.test.mapper.image_format", default="BGR"))
+
+
+def _name_of_target(options: Any) -> str:
+    """Name of the function that a lazy call stands for, "" if `options` is none."""
+    target = options.get("_target_", "") if isinstance(options, DictConfig) else ""
+    return getattr(target, "__name__", str(target)).rpartition(".")[2]
 
 
 Recipe = YacsRecipe | LazyRecipe

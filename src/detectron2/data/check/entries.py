@@ -142,8 +142,8 @@ class AnnotationCheck:
         segmentation = annotation.get("segmentation")
         if not isinstance(segmentation, list):
             return None
-        usable = [p for p in segmentation if _is_usable(p) and np.isfinite(p).all()]
-        if not usable:
+        usable = [_points(p) for p in segmentation if _is_usable(p)]
+        if not usable or not all(np.isfinite(points).all() for points in usable):
             return None
         x0, y0, x1, y1 = polygon_bounds(usable)
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, self.width), min(y1, self.height)
@@ -158,21 +158,21 @@ class AnnotationCheck:
             reason = f"{name} has no polygon of at least three points (x, y): {sizes} numbers."
             yield "bad-polygon", reason, None
             return
-        if not all(np.isfinite(np.asarray(p, dtype=np.float64)).all() for p in usable):
-            yield "bad-polygon", f"{name} has a polygon with coordinates that are not finite.", None
-            return
         if len(usable) < len(polygons):
             worst = next(p for p in polygons if not _is_usable(p))
             reason = f"{name} has a polygon of {len(worst)} numbers; three points have six."
             yield "short-polygon", reason, {"segmentation": usable}
-        x0, y0, x1, y1 = polygon_bounds(usable)
-        if x1 <= 0 or y1 <= 0 or x0 >= self.width or y0 >= self.height:
+        outlines = [_points(polygon) for polygon in usable]
+        x0, y0, x1, y1 = polygon_bounds(outlines)
+        if not all(map(math.isfinite, (x0, y0, x1, y1))):
+            yield "bad-polygon", f"{name} has a polygon with coordinates that are not finite.", None
+        elif x1 <= 0 or y1 <= 0 or x0 >= self.width or y0 >= self.height:
             where = f"({x0:.0f}, {y0:.0f}) to ({x1:.0f}, {y1:.0f})"
             reason = f"{name} has polygons from {where}; {self._outside}."
             yield "outside-polygon", reason.replace("; it lies", "; they lie"), None
-        elif any(crosses_itself(np.asarray(p, dtype=np.float64).reshape(-1, 2)) for p in usable):
+        elif any(crosses_itself(outline) for outline in outlines):
             yield "crossing-polygon", f"{name} has a polygon that crosses itself.", None
-        elif all(_area(p) == 0 for p in usable):
+        elif all(_area(outline) == 0 for outline in outlines):
             yield "bad-polygon", f"{name} has only polygons without area.", None
 
     def _rle_problems(self, rle: dict[str, Any], name: str) -> Iterator[_Finding]:
@@ -214,10 +214,14 @@ def _is_usable(polygon: Sequence[float]) -> bool:
     return len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
-def _area(polygon: Sequence[float]) -> float:
-    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-    x, y = (points - points[0]).T
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+def _points(polygon: Sequence[float]) -> np.ndarray:
+    """(P, 2)"""
+    return np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+
+
+def _area(points: np.ndarray) -> float:
+    x, y = (points - points[0]).T  # the edges at the first point add nothing
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(y[:-1], x[1:]))) / 2
 
 
 def class_problems(names: Sequence[str], counts: Counter[str], source: str) -> Iterator[Problem]:

@@ -89,18 +89,15 @@ def _section(page: Page, kind: str, problems: Sequence[Problem], content: dict[s
     if figures:
         page.gallery(figures)
     page.table(
-        ["image", "annotation", "reason"],
-        [
-            [
-                "" if p.image_id is None else p.image_id,
-                "" if p.annotation_id is None else p.annotation_id,
-                p.reason,
-            ]
-            for p in problems[:ROWS]
-        ],
+        ["reason", "image id", "annotation id"],
+        [[p.reason, *_ids(p)] for p in problems[:ROWS]],
     )
     if len(problems) > ROWS:
         page.paragraph(f"The JSON report lists {len(problems) - ROWS} more.")
+
+
+def _ids(problem: Problem) -> list[Any]:
+    return ["" if i is None else i for i in (problem.image_id, problem.annotation_id)]
 
 
 def _pictures(problem: Problem, content: dict[str, Any]) -> dict[str, np.ndarray]:

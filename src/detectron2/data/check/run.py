@@ -171,22 +171,24 @@ def _entry_problems(
                 size = (problem.repair["width"], problem.repair["height"])
             yield problem
         checks[image["id"]] = AnnotationCheck(file, *size, keypoints)
-    seen: dict[str, int] = {}
-    for position, annotation in enumerate(content.get("annotations", [])):
+    seen: dict[Any, int] = {}
+    annotations = content.get("annotations", [])
+    for position, annotation in enumerate(annotations):
         if position in bad_annotations or annotation["image_id"] not in checks:
             continue
         checker = checks[annotation["image_id"]]
         yield from checker.problems(annotation, position)
-        yield from _repeated(annotation, position, seen, checker.file)
+        yield from _repeated(annotations, position, seen, checker.file)
 
 
 def _repeated(
-    annotation: dict[str, Any], position: int, seen: dict[str, int], file: str
+    annotations: Sequence[Any], position: int, seen: dict[Any, int], file: str
 ) -> Iterator[Problem]:
-    what = {k: v for k, v in annotation.items() if k != "id" and not k.startswith("_")}
-    key = hashlib.blake2b(repr(sorted(what.items())).encode(), digest_size=12).hexdigest()
+    """Whether an annotation is equal, but for its id, to the first one of the same box."""
+    annotation = annotations[position]
+    key = (annotation["image_id"], annotation["category_id"], tuple(annotation["bbox"]))
     first = seen.setdefault(key, position)
-    if first != position:
+    if first != position and _without_id(annotations[first]) == _without_id(annotation):
         yield Problem(
             "duplicate-annotation",
             f"Annotation {annotation.get('id', position)!r} of {file!r} is the same as the one in "
@@ -196,6 +198,10 @@ def _repeated(
             annotation_id=annotation.get("id"),
             annotation=position,
         )
+
+
+def _without_id(annotation: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in annotation.items() if k != "id" and not k.startswith("_")}
 
 
 def _num_keypoints(categories: Sequence[Any]) -> dict[Any, int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from detectron2.data.check.problems import Problem, shortened
 
@@ -50,6 +52,15 @@ def is_id(value: Any) -> bool:
 def is_side(value: Any) -> bool:
     """Whether a value can be a width or height: a positive whole number."""
     return is_number(value) and math.isfinite(value) and value > 0 and int(value) == value
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    # NumPy finds out ten times faster than a loop; numbers beyond 64 bits it calls objects.
+    try:
+        kind = np.array(values).dtype.kind if values else "f"
+    except ValueError:  # lists within the list
+        return False
+    return kind in "fiu" or (kind == "O" and all(map(is_number, values)))
 
 
 def _is_size(value: Any) -> bool:
@@ -223,7 +234,7 @@ def _fault_of_segmentation(segmentation: Any) -> str:
     if not isinstance(segmentation, list):
         return f"has a segmentation of type {type(segmentation).__name__}"
     for polygon in segmentation:
-        if not isinstance(polygon, (list, tuple)) or not all(map(is_number, polygon)):
+        if not isinstance(polygon, (list, tuple)) or not _are_numbers(polygon):
             return f"has a polygon that is no list of numbers: {shortened(polygon)}"
     return ""
 
@@ -231,6 +242,6 @@ def _fault_of_segmentation(segmentation: Any) -> str:
 def _fault_of_keypoints(keypoints: Any) -> str:
     if keypoints is None:
         return ""
-    if not isinstance(keypoints, (list, tuple)) or not all(map(is_number, keypoints)):
+    if not isinstance(keypoints, (list, tuple)) or not _are_numbers(keypoints):
         return f"has keypoints that are no list of numbers: {shortened(keypoints)}"
     return ""
