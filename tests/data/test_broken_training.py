@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from detectron2 import model_zoo
 from detectron2.config import LazyCall, instantiate
@@ -15,12 +16,14 @@ from detectron2.data import (
     DatasetMapper,
     MetadataCatalog,
     build_detection_train_loader,
+    get_detection_dataset_dicts,
 )
 from detectron2.data.check import check, cleaned_content, coco_dataset
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.datasets.drawn_shapes import write_drawn_shapes
 from detectron2.data.quarantine import LIST_FILE, Quarantine, read_list
 from detectron2.engine import DefaultTrainer
+from detectron2.engine._recipe import LazyRecipe
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 
@@ -73,7 +76,7 @@ def loggers_as_before():
 def config(name, output, iterations, **options):
     cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_18_FPN.yaml")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
-    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.INPUT.MIN_SIZE_TRAIN = (32,)
     cfg.MODEL.KEYPOINT_ON = False
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATALOADER.NUM_WORKERS = 0
@@ -159,11 +162,6 @@ def test_lists_of_worker_processes_name_each_sample_once(folder, register, tmp_p
 
 
 def test_lazy_configs_check_and_list_as_well(folder, register, tmp_path):
-    from omegaconf import OmegaConf
-
-    from detectron2.data import get_detection_dataset_dicts
-    from detectron2.engine._recipe import LazyRecipe
-
     name = register("broken_shapes", folder / "broken.json")
     train = LazyCall(build_detection_train_loader)(
         dataset=LazyCall(get_detection_dataset_dicts)(names=name),

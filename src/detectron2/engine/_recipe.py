@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detectron2.config import CfgNode, instantiate
+from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 
 WRITER_PERIOD = 20
@@ -121,6 +122,21 @@ class LazyRecipe:
         options.params.model = model
         return instantiate(options)
 
+    def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        from detectron2.solver import LRMultiplier
+
+        return LRMultiplier(optimizer, instantiate(self.cfg.lr_multiplier), self.max_iter)
+
+    def train_loader(self) -> Any:
+        options = self.cfg.dataloader.train.copy()
+        name = _name_of_target(options)
+        if name == "build_detection_train_loader" and "unreadable_list" not in options:
+            options.unreadable_list = os.path.join(self.output_dir, LIST_FILE)
+        dataset = options.get("dataset")
+        if _name_of_target(dataset) == "get_detection_dataset_dicts" and dataset.get("check"):
+            dataset.setdefault("check_output", self.output_dir)
+        return instantiate(options)
+
     def test_loader(self, dataset_name: str) -> Any:
         return instantiate(self.cfg.dataloader.test)
 
@@ -144,7 +160,7 @@ class LazyRecipe:
 def _name_of_target(options: Any) -> str:
     """Name of the function that a lazy call stands for, "" if `options` is none."""
     target = options.get("_target_", "") if isinstance(options, DictConfig) else ""
-    return getattr(target, "__name__", str(target)).rpartition(".")[2]
+    return str(getattr(target, "__name__", target)).rpartition(".")[2]
 
 
 Recipe = YacsRecipe | LazyRecipe

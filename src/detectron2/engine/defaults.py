@@ -122,9 +122,10 @@ class DefaultPredictor:
             ValueError: the array has another shape.
         """
         if getattr(original_image, "ndim", None) != 3:
+            channels = "channels" if self.input_format == ALL_CHANNELS else 3
             raise ValueError(
-                "The predictor takes one image as an array of shape (height, width, channels), not "
-                f"{getattr(original_image, 'shape', type(original_image).__name__)}."
+                f"The predictor takes one image as an array of shape (height, width, {channels}), "
+                f"not {getattr(original_image, 'shape', type(original_image).__name__)}."
             )
         image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
         height, width = image.shape[:2]
