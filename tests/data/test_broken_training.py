@@ -24,6 +24,7 @@ from detectron2.data.datasets.drawn_shapes import write_drawn_shapes
 from detectron2.data.quarantine import LIST_FILE, Quarantine, read_list
 from detectron2.engine import DefaultTrainer
 from detectron2.engine._recipe import LazyRecipe
+from detectron2.engine.quickstart.pipeline import CONFIG_NAME
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 
@@ -74,7 +75,7 @@ def loggers_as_before():
 
 
 def config(name, output, iterations, **options):
-    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_18_FPN.yaml")
+    cfg = model_zoo.get_config(CONFIG_NAME)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
     cfg.INPUT.MIN_SIZE_TRAIN = (32,)
     cfg.MODEL.KEYPOINT_ON = False

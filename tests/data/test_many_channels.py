@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data.check import inspect_image
 from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.engine import DefaultPredictor, DefaultTrainer
+from detectron2.engine.quickstart.pipeline import CONFIG_NAME
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from detectron2.utils.env import seed_all_rng
@@ -152,7 +153,7 @@ def config(tmp_path):
     records = five_channel_dataset(tmp_path)
     DatasetCatalog.register("five_channels", lambda: records)
     MetadataCatalog.get("five_channels").thing_classes = ["square"]
-    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_18_FPN.yaml")
+    cfg = model_zoo.get_config(CONFIG_NAME)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("five_channels",), ()
     cfg.INPUT.FORMAT = "CHANNELS"
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64, 80), 64

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 # Change it when a check finds something else in the same files.
 VERSION = 1
 
+# After so many images the cache is written: a check that is interrupted goes on from there.
+PART = 10_000
+
 Stamp = list[int]
 
 
@@ -99,10 +102,13 @@ class Cache:
             its = ImageFacts(**fields)
             by_digest[its.digest] = its
         fresh = [path for path in stamps if path not in facts]
-        if fresh:
-            facts.update(inspect_images(fresh, by_digest.get, workers))
-            entries = {path: [stamps[path], facts[path].to_json()] for path in facts}
-            self._write(name, {"images": {**known, **entries}})
+        if len(fresh) > PART:
+            logger.info("Looking at %d images.", len(fresh))
+        for start in range(0, len(fresh), PART):
+            part = fresh[start : start + PART]
+            facts.update(inspect_images(part, by_digest.get, workers))
+            known.update({path: [stamps[path], facts[path].to_json()] for path in part})
+            self._write(name, {"images": known})
         return {path: facts[path] for path in stamps}
 
     def _read(self, name: str) -> Any:

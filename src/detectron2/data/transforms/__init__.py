@@ -27,7 +27,6 @@ from detectron2.data.transforms.augmentation import (
 )
 from detectron2.data.transforms.augmentation_impl import (
     FixedSizeCrop,
-    LargeScaleJitter,
     MinIoURandomCrop,
     RandomApply,
     RandomBrightness,
@@ -44,6 +43,7 @@ from detectron2.data.transforms.augmentation_impl import (
     ResizeScale,
     ResizeShortestEdge,
 )
+from detectron2.data.transforms.large_scale_jitter import LargeScaleJitter
 from detectron2.data.transforms.transform import (
     ColorTransform,
     ExtentTransform,
