@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL_MODEL = "Quickstart/mask_rcnn_R_18_FPN.yaml"
+SMALL_MODEL = "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml"
 VERBS = ("quickstart", "predict", "train", "eval", "visualize", "zoo", "doctor")
 
 

@@ -36,6 +36,7 @@ from detectron2.engine._setup import (
 )
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
+from detectron2.engine.inference import speed_up
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -74,14 +75,16 @@ class DefaultPredictor:
 
     metadata: Any
 
-    def __init__(self, cfg: ConfigSource) -> None:
+    def __init__(self, cfg: ConfigSource, precision: str = "fp32") -> None:
         """
         Args:
             cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
+            precision: see `detectron2.engine.optimize_for_inference`.
 
         Raises:
             FileNotFoundError: no config of this name.
-            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS.
+            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS, or there is no such
+                precision.
         """
         self.cfg = resolve_config(cfg)
         recipe = recipe_of(self.cfg)
@@ -95,6 +98,7 @@ class DefaultPredictor:
             raise ValueError(
                 f"INPUT.FORMAT is {self.input_format!r}; use 'BGR', 'RGB' or {ALL_CHANNELS!r}."
             )
+        speed_up(self.model, precision)
 
     @property
     def image_format(self) -> str:

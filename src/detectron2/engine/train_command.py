@@ -18,6 +18,7 @@ from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
@@ -68,7 +69,7 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
     DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
-    return DefaultTrainer.test(cfg, model)
+    return DefaultTrainer.test(cfg, speed_up(model))
 
 
 def configure(options: TrainOptions) -> Any:

@@ -13,6 +13,7 @@ from detectron2.ops.rasterize_polygons import rasterize_polygons
 from detectron2.ops.roi_align import multilevel_roi_align, roi_align
 from detectron2.ops.roi_align_rotated import roi_align_rotated
 from detectron2.ops.roi_pool import roi_pool
+from detectron2.ops.winograd_conv import winograd_conv
 
 __all__ = [
     "batched_nms",
@@ -28,4 +29,5 @@ __all__ = [
     "roi_align",
     "roi_align_rotated",
     "roi_pool",
+    "winograd_conv",
 ]
