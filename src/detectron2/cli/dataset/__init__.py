@@ -12,7 +12,10 @@ import typer
 
 __all__ = ["EXAMPLE", "app"]
 
-EXAMPLE = "Examples: detectron2 dataset names"
+EXAMPLE = (
+    "Examples: detectron2 dataset stats my_photos/; "
+    "detectron2 dataset convert my_photos/ my_photos_yolo/ --to yolo"
+)
 
 
 def _verbs() -> list[str]:

@@ -265,7 +265,8 @@ class _AnnotationReader:
             result["keypoints"] = [
                 value + 0.5 if i % 3 != 2 else value for i, value in enumerate(result["keypoints"])
             ]
-        result["bbox_mode"] = BoxMode.XYWH_ABS
+        rotated = len(result.get("bbox", ())) == 5
+        result["bbox_mode"] = BoxMode.XYWHA_ABS if rotated else BoxMode.XYWH_ABS
         if self.id_map is not None:
             result["category_id"] = self._class(annotation)
         return result
@@ -414,7 +415,7 @@ def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "bbox": [round(float(value), 3) for value in box],
         "iscrowd": int(annotation.get("iscrowd", 0)),
-        "area": _area(annotation, box),
+        "area": annotation_area(annotation, box),
     }
     if annotation.get("keypoints") is not None:
         keypoints = [
@@ -427,11 +428,12 @@ def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
         result["keypoints"] = keypoints
         result["num_keypoints"] = sum(value > 0 for value in visible)
     if annotation.get("segmentation") is not None:
-        result["segmentation"] = _json_segmentation(annotation["segmentation"])
+        result["segmentation"] = json_segmentation(annotation["segmentation"])
     return result
 
 
-def _area(annotation: dict[str, Any], box: np.ndarray) -> float:
+def annotation_area(annotation: dict[str, Any], box: np.ndarray) -> float:
+    """Area of the segmentation, else of the box, which is XYWH or XYWHA; in pixels."""
     segmentation = annotation.get("segmentation")
     if segmentation is None:
         area = RotatedBoxes([box.tolist()]) if len(box) == 5 else None
@@ -446,7 +448,8 @@ def _area(annotation: dict[str, Any], box: np.ndarray) -> float:
     return float(hotcoco.mask.area(_compressed(segmentation)))
 
 
-def _json_segmentation(segmentation: Any) -> Any:
+def json_segmentation(segmentation: Any) -> Any:
+    """Polygons or run lengths as values that JSON can hold."""
     if isinstance(segmentation, list):
         return [np.asarray(polygon).reshape(-1).tolist() for polygon in segmentation]
     if not isinstance(segmentation, dict):
@@ -468,18 +471,34 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     Args:
         dataset_name: in the catalogs; "thing_classes" must be known.
         output_file: a local path; its folder is created.
-        allow_cached: leave a file that exists as it is, with a warning.
+        allow_cached: leave a file that holds the same dataset as it is; one that holds another
+            is written anew, with a warning.
     """
+    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
+    content = convert_to_coco_dict(dataset_name)
     if allow_cached and os.path.exists(output_file):
+        if _holds(output_file, content):
+            logger.info("%s holds the dataset %r already.", output_file, dataset_name)
+            return
         logger.warning(
-            "Using %s, which exists already. If the dataset %r changed since, delete the file.",
+            "%s holds another state of the dataset %r, or another dataset; writing it anew.",
             output_file,
             dataset_name,
         )
-        return
-    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
     # Processes that convert at the same time write the same; whoever comes last wins.
-    atomic_write_text(output_file, json.dumps(convert_to_coco_dict(dataset_name)))
+    atomic_write_text(output_file, json.dumps(content))
+
+
+def _holds(path: str, content: dict[str, Any]) -> bool:
+    """Whether a file has this content, whenever it was made."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            old = json.load(stream)
+    except (OSError, ValueError):
+        return False
+    # As it would be read: tuples are lists there.
+    new = json.loads(json.dumps(content))
+    return isinstance(old, dict) and {**old, "info": None} == {**new, "info": None}
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,11 @@ class Page:
 
     def charts(self, charts: Mapping[str, Sequence[Series]]) -> None:
         """Line charts in a grid, `{title: series}`."""
-        drawn = "".join(line_chart(title, series) for title, series in charts.items())
-        self._parts.append(f'<div class="charts">{drawn}</div>')
+        self.drawings(line_chart(title, series) for title, series in charts.items())
+
+    def drawings(self, drawn: Iterable[str]) -> None:
+        """`<svg>` elements in a grid, such as those of `histogram` and `heat_map`."""
+        self._parts.append(f'<div class="charts">{"".join(drawn)}</div>')
 
     def gallery(self, figures: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
         """Pictures side by side, `(caption, {label: picture})`, as in `picture_source`."""
