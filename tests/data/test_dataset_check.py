@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 
@@ -424,6 +425,43 @@ def test_command_reports_and_writes_what_is_left(shapes, monkeypatch, capsys, tm
         monkeypatch, capsys, shapes.file, shapes.images, "--output", out, "--policy", "fail"
     )
     assert code == 1 and "1 errors" in printed.err and "Traceback" not in printed.err
+
+
+def test_command_checks_the_splits_of_a_folder_and_what_they_share(
+    clean, monkeypatch, capsys, tmp_path
+):
+    shutil.copytree(clean, tmp_path / "data")
+    folder, out = tmp_path / "data", tmp_path / "out"
+    shutil.copy(folder / "train" / "00001.png", folder / "val" / "00000.png")
+    code, printed = command(monkeypatch, capsys, folder, "--output", out)
+    assert code == 0 and "in the validation set (1)" in printed.out
+    assert {p.name for p in out.iterdir()} == {
+        f"report_{split}.{kind}" for split in ("train", "val") for kind in ("html", "json")
+    }
+    code, printed = command(
+        monkeypatch, capsys, folder, "--policy", "fix", "--write", tmp_path / "left.json"
+    )
+    assert code == 1 and "the splits train, val" in printed.err
+
+
+def test_what_is_left_of_registered_records_is_written_as_coco(
+    shapes, name, monkeypatch, capsys, tmp_path
+):
+    cut(shapes, 2, 0.5)
+    records = load_coco_json(str((shapes.dataset(), shapes.file)[1]), str(shapes.images))
+    for record in records:
+        for entry in record["annotations"]:
+            entry["category_id"] -= 1
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).thing_classes = ["disc", "ring", "square", "triangle", "star"]
+    left = tmp_path / "left.json"
+    command(
+        monkeypatch, capsys, name, "--policy", "skip", "--write", left, "--output", tmp_path / "o"
+    )
+    assert "_origin" not in left.read_text()
+    again = load_coco_json(str(left), "")
+    assert [r["file_name"] for r in again] == [records[i]["file_name"] for i in (0, 1, 3, 4, 5)]
+    assert again[0]["annotations"][0]["bbox"] == records[0]["annotations"][0]["bbox"]
 
 
 def test_command_says_what_is_missing(monkeypatch, capsys, tmp_path):

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from detectron2.cli.dataset._common import SOURCE_HELP
+
 EXAMPLE = (
-    "Examples: detectron2 dataset check train.json photos/; "
+    "Examples: detectron2 dataset check my_photos/; "
     "detectron2 dataset check train.json photos/ --against val.json val_photos/; "
     "detectron2 dataset check train.json photos/ --policy fix --write mended.json"
 )
@@ -25,11 +27,9 @@ class Policy(str, Enum):
 
 
 def command(
-    dataset: Annotated[
-        str, typer.Argument(help="COCO-format JSON file, or the name of a registered dataset.")
-    ],
+    dataset: Annotated[str, typer.Argument(help=SOURCE_HELP)],
     images: Annotated[
-        Path | None, typer.Argument(help="Folder of the images; that of the file by default.")
+        Path | None, typer.Argument(help="Folder of the images of a JSON file.")
     ] = None,
     against: Annotated[
         tuple[Path, Path] | None,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from detectron2.data.catalog import DatasetCatalog
+from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.check.cache import Cache
 from detectron2.data.check.pages import write_report
 from detectron2.data.check.policy import cleaned_content
 from detectron2.data.check.problems import KINDS
 from detectron2.data.check.report import CheckReport
 from detectron2.data.check.run import Dataset, check, coco_dataset
+from detectron2.data.check.structure import LISTS
 from detectron2.data.check.training import registered_dataset
+from detectron2.data.datasets.auto import ALL, open_dataset
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["CheckOptions", "run_check"]
@@ -36,8 +39,11 @@ class CheckOptions:
     cache: bool = True
 
 
-def run_check(options: CheckOptions) -> CheckReport:
-    """Check, print, write the report and, where asked for, the cleaned annotations.
+def run_check(options: CheckOptions) -> list[CheckReport]:
+    """Check, print, write the reports and, where asked for, the cleaned annotations.
+
+    Returns:
+        One report per split.
 
     Raises:
         FileNotFoundError, ValueError: the annotations cannot be read.
@@ -49,37 +55,70 @@ def run_check(options: CheckOptions) -> CheckReport:
             f"--policy {options.policy} "
             + ("needs --write FILE for what is left." if changes else "writes no annotations.")
         )
-    dataset = _dataset(options)
+    splits = _splits(options)
+    if changes and len(splits) > 1:
+        raise ValueError(
+            f"{options.dataset!r} has the splits {', '.join(splits)}, which do not fit into one "
+            "file; name the annotation file or the registered dataset that is meant."
+        )
+    reports = [_check_split(name, splits, options) for name in splits]
+    if options.policy == "fail":
+        for report in reports:
+            report.raise_errors()
+    return reports
+
+
+def _check_split(name: str, splits: dict[str, Dataset], options: CheckOptions) -> CheckReport:
+    dataset = splits[name]
+    against = [coco_dataset(*options.against)] if options.against else []
+    if name == "train":
+        against += [other for split, other in splits.items() if split != name]
     report = check(
         dataset,
-        against=[coco_dataset(*options.against)] if options.against else [],
+        against=against,
         images=not options.annotations_only,
         cache=Cache(enabled=options.cache),
     )
-    page = write_report(report, dataset, options.output, "report")
+    stem = "report" if len(splits) == 1 else f"report_{name}"
+    page = write_report(report, dataset, options.output, stem)
     _print(report)
     print(f"Report: {page}")
     if options.write is not None:
         content = cleaned_content(dataset.load(), report.problems, options.policy)
-        atomic_write_text(options.write, json.dumps(content))
+        atomic_write_text(options.write, json.dumps(_without_origins(content)))
         print(
             f"{options.write}: {len(content['images'])} of {report.images} images, "
             f"{len(content['annotations'])} of {report.annotations} annotations."
         )
-    if options.policy == "fail":
-        report.raise_errors()
     return report
 
 
-def _dataset(options: CheckOptions) -> Dataset:
-    if options.dataset in DatasetCatalog.list():
-        return registered_dataset(options.dataset)
+def _splits(options: CheckOptions) -> dict[str, Dataset]:
+    """What to check, by the name of its split: a COCO file as it is, all else as records."""
     path = Path(options.dataset)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{options.dataset!r} is neither a registered dataset nor a COCO-format JSON file."
-        )
-    return coco_dataset(path, options.images or path.parent)
+    registered = options.dataset in DatasetCatalog.list()
+    if path.is_file() and not registered:
+        return {ALL: coco_dataset(path, options.images or path.parent)}
+    found = open_dataset(options.dataset, options.images)
+    return {split: _dataset(name) for split, name in found.names.items()}
+
+
+def _dataset(name: str) -> Dataset:
+    metadata = MetadataCatalog.get(name)
+    files = metadata.get("json_file"), metadata.get("image_root")
+    if metadata.get("evaluator_type") == "coco" and all(files) and Path(files[0]).is_file():
+        return coco_dataset(*files)
+    return registered_dataset(name)
+
+
+def _without_origins(content: dict[str, Any]) -> dict[str, Any]:
+    """Without our own fields, which begin with an underscore."""
+    return {
+        key: [{k: v for k, v in entry.items() if not k.startswith("_")} for entry in value]
+        if key in LISTS
+        else value
+        for key, value in content.items()
+    }
 
 
 def _print(report: CheckReport) -> None:
