@@ -66,14 +66,6 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "fvcore"))
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_before():
-    logger = logging.getLogger("detectron2")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    yield
-    logger.level, logger.propagate, logger.handlers = before
-
-
 def config(name, output, iterations, **options):
     cfg = model_zoo.get_config(CONFIG_NAME)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
@@ -81,7 +73,7 @@ def config(name, output, iterations, **options):
     cfg.MODEL.KEYPOINT_ON = False
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, iterations, ()
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 4, iterations, ()
     output.mkdir(exist_ok=True)
     cfg.OUTPUT_DIR = str(output)
     for key, value in options.items():
@@ -112,9 +104,9 @@ def test_training_on_broken_samples_finishes_and_lists_exactly_those(
     folder, register, tmp_path, caplog
 ):
     name = register("broken_shapes", folder / "broken.json")
-    cfg = config(name, tmp_path / "out", iterations=IMAGES // 2)
+    cfg = config(name, tmp_path / "out", iterations=IMAGES // 4)
     curve = losses(cfg)
-    assert len(curve) == IMAGES // 2 and np.isfinite(curve).all()
+    assert len(curve) == IMAGES // 4 and np.isfinite(curve).all()
     entries = read_list(tmp_path / "out" / LIST_FILE)
     assert {entry["image_id"] - 1 for entry in entries} == BROKEN_FILES
     reasons = {entry["image_id"] - 1: entry["reason"] for entry in entries}
@@ -128,8 +120,8 @@ def test_with_the_check_losses_are_those_of_the_cleaned_dataset(folder, register
     (tmp_path / "cleaned.json").write_text(json.dumps(content))
     cleaned = register("cleaned_shapes", tmp_path / "cleaned.json")
     broken = register("broken_shapes", folder / "broken.json")
-    want = losses(config(cleaned, tmp_path / "a", iterations=6))
-    got = losses(config(broken, tmp_path / "b", iterations=6, CHECK="skip"))
+    want = losses(config(cleaned, tmp_path / "a", iterations=4))
+    got = losses(config(broken, tmp_path / "b", iterations=4, CHECK="skip"))
     assert got == want
     assert not (tmp_path / "b" / LIST_FILE).exists()
     assert (tmp_path / "b" / "dataset_check_broken_shapes.html").exists()
@@ -138,7 +130,7 @@ def test_with_the_check_losses_are_those_of_the_cleaned_dataset(folder, register
 def test_policy_fail_ends_before_the_first_iteration(folder, register, tmp_path):
     name = register("broken_shapes", folder / "broken.json")
     with pytest.raises(ValueError, match=r"(?s)2 errors.*00007\.png.*00023\.png"):
-        DefaultTrainer(config(name, tmp_path, iterations=6, CHECK="fail"))
+        DefaultTrainer(config(name, tmp_path, iterations=4, CHECK="fail"))
 
 
 def test_the_summary_at_the_end_names_the_samples(folder, register, tmp_path, caplog):

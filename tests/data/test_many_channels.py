@@ -156,13 +156,13 @@ def config(tmp_path):
     cfg = model_zoo.get_config(CONFIG_NAME)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("five_channels",), ()
     cfg.INPUT.FORMAT = "CHANNELS"
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64, 80), 64
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (48,), 48
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [1000.0] * 5, [600.0] * 4 + [17000.0]
     cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
     cfg.MODEL.DEVICE = "cpu"
     cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, 4, ()
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, 2, ()
     cfg.OUTPUT_DIR = str(tmp_path / "out")
     yield cfg
     DatasetCatalog.remove("five_channels")
