@@ -46,15 +46,10 @@ def load_checked(
         DatasetProblemsError: there are errors, and the policy is "fail".
     """
     check_policy(policy)
-    load = DatasetCatalog.data.get(name)
-    if isinstance(load, CocoFile):
-        dataset, records = coco_dataset(load.json_file, load.image_root), None
-    else:
-        records = DatasetCatalog.get(name)
-        if not isinstance(records, list):
-            logger.warning("The dataset %r is no list of records; it is not checked.", name)
-            return records
-        dataset = record_dataset(name, records, MetadataCatalog.get(name).get("thing_classes"))
+    dataset, records = _open(name)
+    if dataset is None:
+        logger.warning("The dataset %r is no list of records; it is not checked.", name)
+        return records
     report = _check_once(dataset, _others(against), output_dir, name)
     if policy == "fail":
         report.raise_errors()
@@ -63,7 +58,7 @@ def load_checked(
     if records is not None:
         return cleaned_records(records, dataset, report.problems, policy)
     content = cleaned_content(dataset.load(), report.problems, policy)
-    return records_of_coco(content, load.json_file, load.image_root, load.name)
+    return records_of_coco(content, dataset.source, dataset.image_root, name)
 
 
 def registered_dataset(name: str) -> Dataset:
@@ -73,13 +68,25 @@ def registered_dataset(name: str) -> Dataset:
         KeyError: no dataset has this name.
         TypeError: the dataset is no list of records.
     """
+    dataset, records = _open(name)
+    if dataset is None:
+        raise TypeError(f"The dataset {name!r} is a {type(records).__name__}, no list of records.")
+    return dataset
+
+
+def _open(name: str) -> tuple[Dataset | None, Any]:
+    """What is checked of a registered dataset, and its records.
+
+    A COCO file is checked as it is, and has no records yet (None): loading it may be what fails.
+    There is nothing to check (None) of what is no list of records.
+    """
     load = DatasetCatalog.data.get(name)
     if isinstance(load, CocoFile):
-        return coco_dataset(load.json_file, load.image_root)
+        return coco_dataset(load.json_file, load.image_root), None
     records = DatasetCatalog.get(name)
     if not isinstance(records, list):
-        raise TypeError(f"The dataset {name!r} is a {type(records).__name__}, no list of records.")
-    return record_dataset(name, records, MetadataCatalog.get(name).get("thing_classes"))
+        return None, records
+    return record_dataset(name, records, MetadataCatalog.get(name).get("thing_classes")), records
 
 
 def _others(names: Sequence[str]) -> list[Dataset]:
