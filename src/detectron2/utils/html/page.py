@@ -41,8 +41,8 @@ th { font-weight: 600; color: var(--soft); }
 figure { margin: 0; background: var(--panel); border-radius: 8px; padding: 10px; }
 figure .row { display: flex; gap: 8px; } figure .row > div { flex: 1; min-width: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; }
-.label { color: var(--soft); font-size: 12px; margin-bottom: 3px; }
+figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; overflow-wrap: anywhere; }
+.label { color: var(--soft); font-size: 12px; margin-bottom: 3px; overflow-wrap: anywhere; }
 """
 
 
