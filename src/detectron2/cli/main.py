@@ -10,6 +10,7 @@ import typer
 
 from detectron2.cli import (
     benchmark,
+    compare,
     dataset,
     doctor,
     evaluate,
@@ -37,6 +38,7 @@ app.command("quickstart", epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("visualize", epilog=visualize.EXAMPLE)(visualize.visualize)
 app.add_typer(dataset.app, name="dataset", epilog=dataset.EXAMPLE)
 app.add_typer(zoo.app, name="zoo", epilog=zoo.EXAMPLE)

@@ -52,6 +52,7 @@ class TrainOptions:
     weights: str | None = None
     random_weights: bool = False
     resume: bool = False
+    report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -84,7 +85,12 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
     checkpointer.load(weights)
     refuse_foreign_weights(checkpointer.report, weights)
-    return DefaultTrainer.test(cfg, speed_up(model))
+    model = speed_up(model)
+    if options.report is None and not options.resume:
+        return DefaultTrainer.test(cfg, model)
+    from detectron2.engine.evaluate_command import evaluate_with_report
+
+    return evaluate_with_report(cfg, model, options.report, options.resume)
 
 
 def configure(

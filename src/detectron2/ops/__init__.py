@@ -6,6 +6,7 @@
 from detectron2.ops.box_iou import box_iou
 from detectron2.ops.box_iou_rotated import box_iou_rotated
 from detectron2.ops.deform_conv import deform_conv
+from detectron2.ops.mask_runs import mask_runs
 from detectron2.ops.matcher import matcher
 from detectron2.ops.nms import batched_nms, nms
 from detectron2.ops.nms_rotated import batched_nms_rotated, nms_rotated
@@ -23,6 +24,7 @@ __all__ = [
     "box_iou",
     "box_iou_rotated",
     "deform_conv",
+    "mask_runs",
     "matcher",
     "multilevel_roi_align",
     "nms",
