@@ -1,0 +1,15 @@
+"""Models as files for other runtimes, and what tracing and scripting need."""
+
+from detectron2.export.api import Caffe2Model, Caffe2Tracer, add_export_config
+from detectron2.export.flatten import TracingAdapter
+from detectron2.export.torchscript import dump_torchscript_IR, scripting_with_instances
+
+__all__ = [
+    "STABLE_ONNX_OPSET_VERSION",
+    "TracingAdapter",
+    "add_export_config",
+    "dump_torchscript_IR",
+    "scripting_with_instances",
+]
+
+STABLE_ONNX_OPSET_VERSION = 17
