@@ -5,6 +5,8 @@ from detectron2.export.flatten import TracingAdapter
 from detectron2.export.torchscript import dump_torchscript_IR, scripting_with_instances
 
 __all__ = [
+    "Caffe2Model",
+    "Caffe2Tracer",
     "STABLE_ONNX_OPSET_VERSION",
     "TracingAdapter",
     "add_export_config",

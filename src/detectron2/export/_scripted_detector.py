@@ -8,17 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from detectron2.export.batched import BatchedModel, UnsupportedModelError, batched_model
-from detectron2.export.tracing import quiet_tracer, traceable_model
+from detectron2.export._batched_trace import trace_batched
+from detectron2.export.batched import UnsupportedModelError, batched_model
 from detectron2.structures import Boxes, RotatedBoxes
 
-__all__ = ["example_batch", "scriptable_form", "trace_batched"]
-
-# Images to trace with: two sizes, neither square, so that nothing agrees by accident.
-_EXAMPLE_SIZES = ((96, 128), (64, 160))
+__all__ = ["scriptable_form"]
 
 _SHELL = '''\
 """Written by detectron2.export.torchscript.scripting_with_instances."""
@@ -69,35 +65,6 @@ class ScriptedDetector(nn.Module):
         )
         return self.forward(batched_inputs)
 '''
-
-
-def example_batch(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Two noisy images of different sizes as a batch, and their sizes."""
-    sizes = torch.tensor(_EXAMPLE_SIZES)
-    height, width = sizes.amax(dim=0).tolist()
-    noise = torch.rand(2, channels, height, width, generator=torch.Generator().manual_seed(0))
-    return (noise * 255).to(device), sizes.to(device)
-
-
-class _Traceable(nn.Module):
-    """A batched model whose ops are those that a tracer can write down."""
-
-    def __init__(self, batched: BatchedModel) -> None:
-        super().__init__()
-        self.batched = batched
-
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        with traceable_model():
-            return self.batched(images, image_sizes)
-
-
-def trace_batched(batched: BatchedModel) -> torch.jit.ScriptModule:
-    """The batched form of a model as TorchScript that needs no library but PyTorch."""
-    mean: Tensor = batched.model.pixel_mean
-    with torch.no_grad(), quiet_tracer():
-        return torch.jit.trace(
-            _Traceable(batched), example_batch(mean.shape[0], mean.device), check_trace=False
-        )
 
 
 def scriptable_form(model: nn.Module, fields: Mapping[str, Any]) -> nn.Module:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from detectron2.export._nms import batched_nms_in_blocks, nms_in_blocks
 from detectron2.ops import dispatch
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
+__all__ = ["ATEN_OPS", "is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
 
 _HEADS = "detectron2.modeling.roi_heads"
 _DENSE = "detectron2.modeling.meta_arch.dense_detector"
@@ -149,11 +149,21 @@ _SUBSTITUTES: dict[tuple[str, str], Any] = {
 }
 
 
+ATEN_OPS: dict[str, Callable[..., Any]] = {
+    "nms": nms_in_blocks,
+    "batched_nms": batched_nms_in_blocks,
+}
+
+
 @contextmanager
-def traceable_model() -> Iterator[None]:
+def traceable_model(substitutes: Mapping[str, Callable[..., Any]] = ATEN_OPS) -> Iterator[None]:
     """Within this block a tracer records a graph that holds for other sizes.
 
     Outside of a trace nothing changes. One trace at a time: names of modules are replaced.
+
+    Args:
+        substitutes: ops of `detectron2.ops` that are recorded as something else than their
+            reference; by default everything is recorded as operations of PyTorch.
     """
     if not is_traced():
         yield
@@ -162,6 +172,6 @@ def traceable_model() -> Iterator[None]:
         quiet_tracer(),
         replaced(_SUBSTITUTES),
         dispatch.use_implementation("reference"),
-        dispatch.substitute(nms=nms_in_blocks, batched_nms=batched_nms_in_blocks),
+        dispatch.substitute(**substitutes),
     ):
         yield

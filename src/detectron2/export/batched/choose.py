@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -99,12 +98,8 @@ def _path(module: Any) -> str:
 
 def _check_poolers(heads: nn.Module) -> None:
     for name in ("mask", "keypoint"):
-        if getattr(heads, f"{name}_on", False) and hasattr(heads, f"{name}_pooler"):
-            if getattr(heads, f"{name}_pooler") is None:
-                raise UnsupportedModelError(
-                    f"The model cannot be exported: roi_heads.{name}_head, "
-                    f"{_path(getattr(heads, f'{name}_head'))}, takes whole feature maps."
-                )
-
-
-Chooser = Callable[[nn.Module], BatchedModel]
+        if getattr(heads, f"{name}_on", False) and getattr(heads, f"{name}_pooler", heads) is None:
+            raise UnsupportedModelError(
+                f"The model cannot be exported: roi_heads.{name}_head, "
+                f"{_path(getattr(heads, f'{name}_head'))}, takes whole feature maps."
+            )
