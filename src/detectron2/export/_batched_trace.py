@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,20 @@ __all__ = ["TraceableBatch", "example_batch", "trace_batched"]
 _EXAMPLE_SIZES = ((96, 128), (64, 160))
 
 
-def example_batch(model: Any) -> tuple[Tensor, Tensor]:
-    """Two noisy images of different sizes as a batch for `model`, and their sizes."""
-    sizes = torch.tensor(_EXAMPLE_SIZES)
-    height, width = sizes.amax(dim=0).tolist()
+def example_batch(
+    model: Any, batch: int | None = None, image_size: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Noisy images as a batch for `model`, and their sizes.
+
+    Args:
+        batch: number of images; None takes two of different sizes.
+        image_size: height and width of the batch, if they are fixed.
+    """
+    sizes = torch.tensor([_EXAMPLE_SIZES[index % 2] for index in range(batch or 2)])
+    height, width = image_size or sizes.amax(dim=0).tolist()
+    sizes = sizes.minimum(torch.tensor([height, width]))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, model.pixel_mean.shape[0], height, width, generator=generator)
+    noise = torch.rand(len(sizes), model.pixel_mean.shape[0], height, width, generator=generator)
     return (noise * 255).to(model.pixel_mean.device), sizes.to(model.pixel_mean.device)
 
 
@@ -45,9 +53,14 @@ class TraceableBatch(nn.Module):
             return self.batched(images, image_sizes)
 
 
-def trace_batched(batched: BatchedModel) -> torch.jit.ScriptModule:
-    """The batched form of a model as TorchScript that needs no library but PyTorch."""
+def trace_batched(
+    batched: BatchedModel, batch: int | None = None, image_size: Sequence[int] | None = None
+) -> torch.jit.ScriptModule:
+    """The batched form of a model as TorchScript that needs no library but PyTorch.
+
+    Args:
+        batch, image_size: see `example_batch`.
+    """
+    example = example_batch(batched.model, batch, image_size)
     with torch.no_grad(), quiet_tracer():
-        return torch.jit.trace(
-            TraceableBatch(batched).eval(), example_batch(batched.model), check_trace=False
-        )
+        return torch.jit.trace(TraceableBatch(batched).eval(), example, check_trace=False)
