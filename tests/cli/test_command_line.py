@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 SMALL_MODEL = "Quickstart/mask_rcnn_R_18_FPN.yaml"
-VERBS = ("quickstart", "predict", "train", "eval", "visualize", "zoo", "doctor")
+VERBS = ("quickstart", "predict", "train", "eval", "export", "visualize", "zoo", "doctor")
 
 
 def run(*arguments, cwd=None, **environment):

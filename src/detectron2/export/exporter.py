@@ -148,6 +148,7 @@ def _describe(batched: BatchedModel, format: str) -> ExportInfo:
         input_format=getattr(model, "input_format", None) or "BGR",
         size_divisibility=constraints.get("size_divisibility", backbone.size_divisibility),
         square_size=constraints.get("square_size", 0),
+        num_classes=int(getattr(predictor, "num_classes", 0)),
         rotated=len(getattr(getattr(predictor, "box2box_transform", None), "weights", ())) == 5,
         score_threshold=getattr(predictor, "test_score_thresh", None),
         max_detections=next((each for each in limits if each is not None), None),

@@ -10,12 +10,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from detectron2.export._batched_trace import TraceableBatch, example_batch, trace_batched
-from detectron2.export.batched import BatchedModel
+from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.info import ExportInfo
 from detectron2.export.tracing import quiet_tracer
 
@@ -59,6 +58,11 @@ def _write_onnx(
 ) -> None:
     import onnx
 
+    if info.rotated:
+        raise UnsupportedModelError(
+            "The model cannot be exported to ONNX: its proposal_generator and roi_heads use "
+            "rotated NMS and ROIAlignRotated, for which ONNX has no operators. Use torchscript."
+        )
     from detectron2.export._onnx_ops import ONNX_SUBSTITUTES, onnx_symbols
     from detectron2.export.runtimes.onnx import INFO_NAME
 
@@ -110,7 +114,7 @@ def _write_openvino(
 _HERE = "detectron2.export.runtimes"
 FORMATS: dict[str, Format] = {
     "torchscript": Format(
-        (".ts", ".torchscript", ".pt"), f"{_HERE}.torchscript", (), "", _write_torchscript
+        (".ts", ".torchscript"), f"{_HERE}.torchscript", (), "", _write_torchscript
     ),
     "onnx": Format(
         (".onnx",), f"{_HERE}.onnx", ("onnx", "onnxscript", "onnxruntime"), "export", _write_onnx
@@ -180,6 +184,3 @@ def _replace(source: Path, target: Path) -> None:
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         shutil.copyfile(source, partial)
         os.replace(partial, target)
-
-
-Runtime = Any

@@ -33,6 +33,7 @@ class ExportInfo:
         image_size: (H, W) that images are padded to; None for any.
         size_divisibility: height and width that the network pads to are multiples of it.
         square_size: or this square, if above 0.
+        num_classes: of detections; 0 if there are none.
         rotated: boxes have five numbers.
         score_threshold, max_detections: what limits the detections of an image.
         panoptic: thresholds of the merging of instances and stuff, for a panoptic model.
@@ -53,6 +54,7 @@ class ExportInfo:
     image_size: list[int] | None = None
     size_divisibility: int = 1
     square_size: int = 0
+    num_classes: int = 0
     rotated: bool = False
     score_threshold: float | None = None
     max_detections: int | None = None

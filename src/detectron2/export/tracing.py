@@ -124,6 +124,14 @@ def split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) -> 
     return [keep[(images[keep] == index).nonzero()[:, 0]][:topk] for index in range(num_images)]
 
 
+def split_deltas(deltas: Tensor, weights: Sequence[float]) -> tuple[Tensor, ...]:
+    """`box_regression._split_deltas` without a dimension of -1, which no boxes leave open."""
+    boxes = int(deltas.shape[-1]) // len(weights)
+    deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
+    columns = deltas.reshape(*deltas.shape[:-1], boxes, len(weights)).unbind(dim=-1)
+    return tuple(column / weight for column, weight in zip(columns, weights, strict=True))
+
+
 class _Identity:
     """Stands for an autograd function that only changes gradients."""
 
@@ -141,6 +149,7 @@ _SUBSTITUTES: dict[tuple[str, str], Any] = {
     (_PROPOSALS, "len"): traceable_len,
     (_PROPOSALS, "_clip_to_images"): clip_to_images,
     (_PROPOSALS, "_split_by_image"): split_by_image,
+    ("detectron2.modeling.box_regression", "_split_deltas"): split_deltas,
     (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
     (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints"): heatmaps_to_keypoints_one_by_one,
     ("detectron2.structures.image_list", "max"): traceable_max,

@@ -240,7 +240,8 @@ def detect(
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
     confident = (scores[:, :-1] > predictor.test_score_thresh) & finite[:, None]
     rows, classes = confident.nonzero().unbind(1)
-    per_class = boxes.unflatten(1, (-1, box_dim))  # (R, K or 1, B)
+    # No -1 among the sides: a graph could not tell what it stands for when there are no rows.
+    per_class = boxes.reshape(boxes.shape[0], int(boxes.shape[1]) // box_dim, box_dim)
     columns = classes if per_class.shape[1] > 1 else torch.zeros_like(classes)
     found_boxes, found_scores, images = (
         per_class[rows, columns],
