@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detectron2.export._aten_ops import ATEN_OPS
 from detectron2.export.batched import BatchedModel
-from detectron2.export.tracing import ATEN_OPS, quiet_tracer, traceable_model
+from detectron2.export.tracing import quiet_tracer, traceable_model
 
 __all__ = ["TraceableBatch", "example_batch", "trace_batched"]
 

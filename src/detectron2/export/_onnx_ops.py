@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from detectron2 import ops
+from detectron2.export._aten_ops import KERNELS, level_by_level
 from detectron2.ops import dispatch
 from detectron2.ops.nms.reference import threshold_below
 
@@ -33,8 +34,9 @@ class _NonMaxSuppression(torch.autograd.Function):
     def forward(ctx: Any, boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         member = scores[0] > _LOWEST_SCORE  # (G, D)
         group = member.to(torch.int64).argmax(dim=0)
-        with dispatch.use_implementation("auto"), _no_substitutes():
+        with dispatch.use_implementation("auto"), dispatch.substitute(**KERNELS):
             kept = ops.batched_nms(boxes[0], scores[0].amax(dim=0), group, iou_threshold)
+        kept = kept[member.any(dim=0)[kept]]
         return torch.stack([torch.zeros_like(kept), group[kept], kept], dim=1)
 
     @staticmethod
@@ -67,7 +69,7 @@ class _RoiAlign(torch.autograd.Function):
         aligned: bool,
     ) -> Tensor:
         rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
-        with dispatch.use_implementation("auto"), _no_substitutes():
+        with dispatch.use_implementation("auto"), dispatch.substitute(**KERNELS):
             return ops.roi_align(features, rois, size, scale, sampling_ratio, aligned).contiguous()
 
     @staticmethod
@@ -95,26 +97,18 @@ class _RoiAlign(torch.autograd.Function):
         )
 
 
-def _no_substitutes() -> Any:
-    """Within this block the ops that were traced run their own kernels."""
-    return dispatch.substitute(
-        **{name: _kernel_of(name) for name in ("batched_nms", "roi_align", "nms")}
-    )
-
-
-def _kernel_of(name: str) -> Callable[..., Any]:
-    return getattr(torch.ops.detectron2, name)
-
-
 def _batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
+    # One more box, of no group and thus never chosen: not every runtime takes none at all.
+    boxes = torch.cat([boxes.float(), torch.zeros(1, 4, device=boxes.device)])
+    scores = torch.cat([scores.float(), scores.new_full((1,), _NO_SCORE, dtype=torch.float32)])
+    class_ids = torch.cat([class_ids, class_ids.new_zeros(1)])
     # One row of scores for each group: boxes of different groups never meet.
-    groups, member = class_ids.unique(return_inverse=True)
-    numbers = torch.arange(groups.shape[0], device=boxes.device)
+    numbers = torch.arange(class_ids.max() + 1, device=boxes.device)
     scores_of_group = torch.where(
-        member[None, :] == numbers[:, None], scores[None, :].float(), _NO_SCORE
+        class_ids[None, :] == numbers[:, None], scores[None, :], torch.full_like(scores, _NO_SCORE)
     )
     threshold = threshold_below(iou_threshold, torch.float32)
-    selected = _NonMaxSuppression.apply(boxes[None].float(), scores_of_group[None], threshold)
+    selected = _NonMaxSuppression.apply(boxes[None], scores_of_group[None], threshold)
     # Nodes sort ties by position, so after this equal scores keep their order.
     kept = selected[:, 2].sort().values
     return kept[scores[kept].sort(descending=True).indices]
@@ -139,29 +133,11 @@ def _roi_align(
     )
 
 
-def _multilevel_roi_align(
-    features: Sequence[Tensor],
-    rois: Tensor,
-    levels: Tensor,
-    height: int,
-    width: int,
-    spatial_scales: Sequence[float],
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    members = [(levels == level).nonzero()[:, 0] for level in range(len(features))]
-    pooled = [
-        _roi_align(feature, rois[rows], height, width, scale, sampling_ratio, aligned)
-        for feature, rows, scale in zip(features, members, spatial_scales)
-    ]
-    return torch.cat(pooled)[torch.cat(members).sort().indices]
-
-
 ONNX_SUBSTITUTES: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
     "roi_align": _roi_align,
-    "multilevel_roi_align": _multilevel_roi_align,
+    "multilevel_roi_align": level_by_level(_roi_align),
 }
 
 

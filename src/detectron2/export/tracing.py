@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from detectron2.export._aten_ops import ATEN_OPS
 from detectron2.export._keypoints import heatmaps_to_keypoints_one_by_one
-from detectron2.export._nms import batched_nms_in_blocks, nms_in_blocks
+from detectron2.export._torchvision_ops import torchvision_ops
 from detectron2.ops import dispatch
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["ATEN_OPS", "is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
+__all__ = ["is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
 
 _HEADS = "detectron2.modeling.roi_heads"
 _DENSE = "detectron2.modeling.meta_arch.dense_detector"
@@ -132,6 +135,28 @@ def split_deltas(deltas: Tensor, weights: Sequence[float]) -> tuple[Tensor, ...]
     return tuple(column / weight for column, weight in zip(columns, weights, strict=True))
 
 
+def stacked(tensors: list[Tensor], height: Any, width: Any, pad_value: float) -> Tensor:
+    """`image_list._stacked` without writing into a part of a tensor."""
+    return torch.stack(
+        [
+            F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=pad_value)
+            for x in tensors
+        ]
+    )
+
+
+def _openvino_traces() -> bool:
+    """Whether the tracer was started by OpenVINO's converter."""
+    if "openvino" not in sys.modules:
+        return False
+    frame = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("openvino."):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
 class _Identity:
     """Stands for an autograd function that only changes gradients."""
 
@@ -153,30 +178,30 @@ _SUBSTITUTES: dict[tuple[str, str], Any] = {
     (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
     (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints"): heatmaps_to_keypoints_one_by_one,
     ("detectron2.structures.image_list", "max"): traceable_max,
+    ("detectron2.structures.image_list", "_stacked"): stacked,
     # Sides of images are tensors in a trace, which the check of an op would refuse.
     ("detectron2.ops.paste_masks", "as_pair"): lambda size, *_, **__: size,
 }
 
 
-ATEN_OPS: dict[str, Callable[..., Any]] = {
-    "nms": nms_in_blocks,
-    "batched_nms": batched_nms_in_blocks,
-}
-
-
 @contextmanager
-def traceable_model(substitutes: Mapping[str, Callable[..., Any]] = ATEN_OPS) -> Iterator[None]:
+def traceable_model(
+    substitutes: Mapping[str, Callable[..., Any]] | None = None,
+) -> Iterator[None]:
     """Within this block a tracer records a graph that holds for other sizes.
 
     Outside of a trace nothing changes. One trace at a time: names of modules are replaced.
 
     Args:
         substitutes: ops of `detectron2.ops` that are recorded as something else than their
-            reference; by default everything is recorded as operations of PyTorch.
+            reference. By default everything is recorded as operations of PyTorch, but where
+            OpenVINO is the one who traces, under the names of torchvision's ops, which it knows.
     """
     if not is_traced():
         yield
         return
+    if substitutes is None:
+        substitutes = torchvision_ops() if _openvino_traces() else ATEN_OPS
     with (
         quiet_tracer(),
         replaced(_SUBSTITUTES),
