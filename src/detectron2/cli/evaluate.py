@@ -15,7 +15,9 @@ EXAMPLE = (
 
 
 def evaluate(
-    config: Annotated[str, typer.Argument(help="Zoo name, YAML file or LazyConfig .py file.")],
+    config: Annotated[
+        str, typer.Argument(help="Zoo name, YAML or LazyConfig .py file, or exported model.")
+    ],
     weights: Annotated[
         str | None, typer.Option(help="Checkpoint; without it the published one of a zoo config.")
     ] = None,

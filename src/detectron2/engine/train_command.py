@@ -18,6 +18,7 @@ from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.exported_files import is_exported
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
@@ -61,7 +62,9 @@ def run_train(options: TrainOptions) -> None:
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
-    """Evaluate the checkpoint and return the metrics of every dataset."""
+    """Evaluate the checkpoint, or an exported file, and return the metrics of every dataset."""
+    if is_exported(options.config):
+        return _evaluate_exported(options)
     cfg = configure(options)
     weights = options.weights or published_weights(options.config)
     edits_of(cfg).set_weights(weights)
@@ -69,6 +72,24 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     model = DefaultTrainer.build_model(cfg)
     DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
     return DefaultTrainer.test(cfg, model)
+
+
+def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
+    from detectron2.engine.evaluate_exported import evaluate_exported
+
+    if options.weights or options.overrides:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which has its weights and settings inside: "
+            "leave out --weights and --set."
+        )
+    if options.val_data is None:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which names no dataset: add "
+            "--data ANNOTATIONS.json IMAGE_FOLDER."
+        )
+    _register(VAL_NAME, *options.val_data)
+    output = options.output or Path("output")
+    return evaluate_exported(options.config, VAL_NAME, output, options.device or "cpu")
 
 
 def configure(options: TrainOptions) -> Any:

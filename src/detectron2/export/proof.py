@@ -83,8 +83,13 @@ def prove(
 
 
 def _cases(info: ExportInfo, images: Sequence[Tensor], channels: int) -> list[_Case]:
-    made_up = [[_picture(size, channels, seed) for seed, size in enumerate(b)] for b in _BATCHES]
-    blank = [torch.full((channels, *_BLANK), 127.0)]
+    # A model for small images is compared on small ones.
+    share = min(1.0, (info.shortest_edge or _BLANK[0]) / _BLANK[0])
+    made_up = [
+        [_picture(_scaled(size, share), channels, seed) for seed, size in enumerate(batch)]
+        for batch in _BATCHES
+    ]
+    blank = [torch.full((channels, *_scaled(_BLANK, share)), 127.0)]
     if images:
         batches = [[image] for image in images] + [[made_up[0][0], images[0]]]
         cases = [_Case(f"your image {k}", batch) for k, batch in enumerate(batches[:-1])]
@@ -104,6 +109,10 @@ def _fitted(info: ExportInfo, case: _Case) -> _Case:
     if limit is not None:
         images = [image[:, : limit[0], : limit[1]] for image in images]
     return _Case(case.name, images)
+
+
+def _scaled(size: tuple[int, int], share: float) -> tuple[int, int]:
+    return max(32, round(size[0] * share)), max(32, round(size[1] * share))
 
 
 def _picture(size: tuple[int, int], channels: int, seed: int) -> Tensor:
