@@ -22,9 +22,10 @@ from detectron2.ops.nms.reference import threshold_below
 
 __all__ = ["ONNX_SUBSTITUTES", "onnx_symbols"]
 
-# Scores of boxes that do not belong to a group, and what every real score is above.
-_NO_SCORE = -3.0e38
-_LOWEST_SCORE = -2.9e38
+# Scores of boxes that do not belong to a group, and what every real score is above. Larger ones
+# overflow the exporter's inference of shapes, which takes any small vector for a shape.
+_NO_SCORE = -1.0e9
+_LOWEST_SCORE = -0.9e9
 
 
 class _NonMaxSuppression(torch.autograd.Function):
@@ -99,14 +100,13 @@ class _RoiAlign(torch.autograd.Function):
 
 def _batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
     # One more box, of no group and thus never chosen: not every runtime takes none at all.
+    no_score = torch.full((1,), _NO_SCORE, dtype=torch.float32, device=boxes.device)
     boxes = torch.cat([boxes.float(), torch.zeros(1, 4, device=boxes.device)])
-    scores = torch.cat([scores.float(), scores.new_full((1,), _NO_SCORE, dtype=torch.float32)])
-    class_ids = torch.cat([class_ids, class_ids.new_zeros(1)])
+    scores = torch.cat([scores.float(), no_score])
+    class_ids = torch.cat([class_ids, torch.zeros(1, dtype=torch.int64, device=boxes.device)])
     # One row of scores for each group: boxes of different groups never meet.
     numbers = torch.arange(class_ids.max() + 1, device=boxes.device)
-    scores_of_group = torch.where(
-        class_ids[None, :] == numbers[:, None], scores[None, :], torch.full_like(scores, _NO_SCORE)
-    )
+    scores_of_group = torch.where(class_ids[None, :] == numbers[:, None], scores[None, :], no_score)
     threshold = threshold_below(iou_threshold, torch.float32)
     selected = _NonMaxSuppression.apply(boxes[None], scores_of_group[None], threshold)
     # Nodes sort ties by position, so after this equal scores keep their order.

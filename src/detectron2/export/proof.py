@@ -66,7 +66,7 @@ def prove(
     lines = []
     for case, outputs in zip(cases, _run(path, info, cases)):
         sizes = [(image.shape[1], image.shape[2]) for image in case.images]
-        expected = _eager(model, case.images)
+        expected = _eager(model, case.images, info)
         found = results_of_batch(info, outputs, sizes, sizes)
         for index, (wanted, result) in enumerate(zip(expected, found)):
             difference = first_difference(info, wanted, result, TOLERANCE)
@@ -129,13 +129,19 @@ def _picture(size: tuple[int, int], channels: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _eager(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Any]]:
+def _eager(model: nn.Module, images: Sequence[Tensor], info: ExportInfo) -> list[dict[str, Any]]:
+    if info.image_size is not None:
+        # One more image makes the model pad the others as the file does.
+        images = [*images, torch.zeros(images[0].shape[0], *info.image_size)]
     inputs = [
         {"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images
     ]
+    results = model(inputs)
+    if info.image_size is not None:
+        results = results[:-1]
     return [
         {name: value.to("cpu") if hasattr(value, "to") else value for name, value in result.items()}
-        for result in model(inputs)
+        for result in results
     ]
 
 
