@@ -34,7 +34,7 @@ def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu"
     )
     results = inference_on_dataset(exported, loader, build_evaluator(dataset, str(output)))
     print_csv_format(results)
-    return results
+    return dict(results)
 
 
 def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:

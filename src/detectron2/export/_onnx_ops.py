@@ -6,10 +6,8 @@ stands for it.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +18,7 @@ from detectron2.export._aten_ops import KERNELS, level_by_level
 from detectron2.ops import dispatch
 from detectron2.ops.nms.reference import threshold_below
 
-__all__ = ["ONNX_SUBSTITUTES", "onnx_symbols"]
+__all__ = ["ONNX_SUBSTITUTES"]
 
 # Scores of boxes that do not belong to a group, and what every real score is above. Larger ones
 # overflow the exporter's inference of shapes, which takes any small vector for a shape.
@@ -139,25 +137,3 @@ ONNX_SUBSTITUTES: dict[str, Callable[..., Any]] = {
     "roi_align": _roi_align,
     "multilevel_roi_align": level_by_level(_roi_align),
 }
-
-
-@contextmanager
-def onnx_symbols(opset: int) -> Iterator[None]:
-    """Within this block the exporter knows some functions of PyTorch that it lacks."""
-    from torch.onnx import register_custom_op_symbolic, unregister_custom_op_symbolic
-
-    for name, symbolic in _SYMBOLS.items():
-        register_custom_op_symbolic(name, symbolic, opset)
-    try:
-        yield
-    finally:
-        for name in _SYMBOLS:
-            unregister_custom_op_symbolic(name, opset)
-
-
-def _rad2deg(g: Any, radians: Any) -> Any:
-    factor = g.op("Constant", value_t=torch.tensor(180 / math.pi))
-    return g.op("Mul", radians, factor)
-
-
-_SYMBOLS: dict[str, Callable[..., Any]] = {"aten::rad2deg": _rad2deg}

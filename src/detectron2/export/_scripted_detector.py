@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,11 @@ class ScriptedDetector(nn.Module):
 '''
 
 
-def scriptable_form(model: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
+def scriptable_form(model: nn.Module, fields: Mapping[str, Any], folder: str) -> nn.Module:
     """What `torch.jit.script` is given in place of a model; the model itself if it is no detector.
+
+    Args:
+        folder: for the source, which has to be there until it has been scripted.
 
     Raises:
         ValueError: `fields` lacks something that the model predicts.
@@ -92,16 +94,15 @@ def scriptable_form(model: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
             f"{' ' * 12}found.{name} = {_wrapped(f'{name}[rows]', fields[name])}" for name in names
         ),
     )
-    return _class_of(source)(trace_batched(batched), batched.model.pixel_mean.device)
+    return _class_of(source, folder)(trace_batched(batched), batched.model.pixel_mean.device)
 
 
 def _wrapped(value: str, kind: Any) -> str:
     return f"{kind.__name__}({value})" if kind in (Boxes, RotatedBoxes) else value
 
 
-def _class_of(source: str) -> Any:
+def _class_of(source: str, folder: str) -> Any:
     """The class `ScriptedDetector` of the source, which the compiler can find on disk."""
-    folder = tempfile.mkdtemp(prefix="detectron2")
     path = Path(folder) / "scripted_detector.py"
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("detectron2_scripted_detector", path)

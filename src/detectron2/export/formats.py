@@ -53,6 +53,38 @@ def _write_torchscript(
         torch.jit.save(traced, str(folder / name), _extra_files={INFO_NAME: info.to_json()})
 
 
+def _trace_to_onnx(batched: BatchedModel, info: ExportInfo, path: Path, opset: int) -> None:
+    from detectron2.export._onnx_ops import ONNX_SUBSTITUTES
+
+    axes: dict[str, dict[int, str]] = {
+        output: {0: "batch" if output == "sem_seg" else "detections"} for output in info.outputs
+    }
+    axes["images"] = {} if info.image_size else {2: "height", 3: "width"}
+    axes["image_sizes"] = {}
+    if info.batch is None:
+        axes["images"][0] = axes["image_sizes"][0] = "batch"
+    with torch.no_grad(), warnings.catch_warnings():
+        # PyTorch deprecates this exporter, but it takes numbers of boxes that every stage finds
+        # out anew as they come. It also warns of what it cannot simplify.
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                TraceableBatch(batched, ONNX_SUBSTITUTES).eval(),
+                example_batch(batched.model, info.batch, info.image_size),
+                str(path),
+                dynamo=False,
+                opset_version=opset,
+                input_names=["images", "image_sizes"],
+                output_names=info.outputs,
+                dynamic_axes=axes,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            problem = str(error).strip().splitlines()[0]
+            raise UnsupportedModelError(
+                f"The model cannot be exported to ONNX opset {opset}: {problem}"
+            ) from error
+
+
 def _write_onnx(
     batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
 ) -> None:
@@ -63,30 +95,9 @@ def _write_onnx(
             "The model cannot be exported to ONNX: its proposal_generator and roi_heads use "
             "rotated NMS and ROIAlignRotated, for which ONNX has no operators. Use torchscript."
         )
-    from detectron2.export._onnx_ops import ONNX_SUBSTITUTES, onnx_symbols
     from detectron2.export.runtimes.onnx import INFO_NAME
 
-    axes: dict[str, dict[int, str]] = {
-        output: {0: "batch" if output == "sem_seg" else "detections"} for output in info.outputs
-    }
-    axes["images"] = {} if info.image_size else {2: "height", 3: "width"}
-    axes["image_sizes"] = {}
-    if info.batch is None:
-        axes["images"][0] = axes["image_sizes"][0] = "batch"
-    example = example_batch(batched.model, info.batch, info.image_size)
-    model = TraceableBatch(batched, ONNX_SUBSTITUTES).eval()
-    with torch.no_grad(), quiet_tracer(), onnx_symbols(opset), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about nodes it could not simplify
-        torch.onnx.export(
-            model,
-            example,
-            str(folder / name),
-            dynamo=False,
-            opset_version=opset,
-            input_names=["images", "image_sizes"],
-            output_names=info.outputs,
-            dynamic_axes=axes,
-        )
+    _trace_to_onnx(batched, info, folder / name, opset)
     written = onnx.load(str(folder / name))
     onnx.checker.check_model(written)
     foreign = sorted({node.domain for node in written.graph.node} - {"", "ai.onnx"})

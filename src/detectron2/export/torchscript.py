@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,14 @@ def scripting_with_instances(model: nn.Module, fields: Mapping[str, Any]) -> tor
         raise AssertionError(
             "Currently we only support exporting models in evaluation mode to torchscript"
         )
-    with freeze_training_mode(model), patch_instances(fields), quiet_tracer(), torch.no_grad():
-        return torch.jit.script(scriptable_form(model, fields))
+    with (
+        tempfile.TemporaryDirectory(prefix="detectron2") as folder,
+        freeze_training_mode(model),
+        patch_instances(fields),
+        quiet_tracer(),
+        torch.no_grad(),
+    ):
+        return torch.jit.script(scriptable_form(model, fields, folder))
 
 
 # The name before 2021; downstream code may still use it.
