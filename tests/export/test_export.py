@@ -348,7 +348,7 @@ def test_predict_and_eval_take_an_exported_file(exported, tmp_path):
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(content["images"]) == 2 and len(content["annotations"]) > 0
     assert [each["name"] for each in content["categories"]] == [f"class {k}" for k in range(5)]
-    done = command("eval", exported.path, "--data", annotations, photos, "--output", tmp_path)
+    done = command("eval", exported.path, "--val-data", annotations, photos, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bbox" in done.stdout + done.stderr
     done = command("eval", exported.path)
