@@ -24,6 +24,7 @@ from detectron2.engine.predict_files import (
 from detectron2.engine.train_command import (
     best_device,
     published_weights,
+    refuse_foreign_weights,
 )
 
 __all__ = ["PredictOptions", "run_predict"]
