@@ -78,13 +78,13 @@ def _curves(page: Page, comparison: Comparison) -> None:
         lines = [Series("A", a[x], a[y]), Series("B", b[x], b[y])]
         if any(v == v for line in lines for v in line.y):
             charts.append(line_chart(title, lines, label))
-    page.drawn_charts(charts)
+    page.drawings(charts)
 
 
 def _errors(page: Page, comparison: Comparison) -> None:
     page.heading("What goes wrong")
     page.paragraph("AP50 that each type of error costs; shorter is better.")
-    page.drawn_charts(
+    page.drawings(
         [
             bar_chart(
                 "AP50 lost",

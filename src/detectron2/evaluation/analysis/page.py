@@ -109,7 +109,7 @@ def _curves(page: Page, diagnosis: Diagnosis) -> None:
     weak = _weakest(diagnosis)
     if weak:
         charts.append(line_chart("The weakest classes, IoU 0.50", weak, "recall, percent"))
-    page.drawn_charts(charts)
+    page.drawings(charts)
 
 
 def _weakest(diagnosis: Diagnosis) -> list[Series]:
@@ -133,7 +133,7 @@ def _errors(page: Page, diagnoses: Mapping[str, Diagnosis]) -> None:
         "AP50 that would be won if one type of error vanished (TIDE, Bolya et al., 2020), and how "
         "often it occurs. A long bar is where work pays."
     )
-    page.drawn_charts(
+    page.drawings(
         bar_chart(
             f"Errors of {task_name(task)}",
             [
@@ -180,7 +180,7 @@ def _breakdowns(page: Page, diagnosis: Diagnosis) -> None:
         "height. AP over all IoUs; recall at IoU 0.5 if every detection is taken. In percent, "
         "and the number of objects."
     )
-    page.drawn_charts(
+    page.drawings(
         bar_chart(
             title,
             [Bar(row["range"], [row["AP"], row["recall"]], f"{row['objects']:,}") for row in rows],
@@ -238,7 +238,7 @@ def _calibration(page: Page, diagnosis: Diagnosis) -> None:
         return
     scores = [100 * each["avg_confidence"] for each in bins]
     right = [100 * each["avg_accuracy"] for each in bins]
-    page.drawn_charts(
+    page.drawings(
         [
             line_chart(
                 "Share that is right, percent",

@@ -42,8 +42,8 @@ th { font-weight: 600; color: var(--soft); }
 figure { margin: 0; background: var(--panel); border-radius: 8px; padding: 10px; }
 figure .row { display: flex; gap: 8px; } figure .row > div { flex: 1; min-width: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 4px; }
-figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; }
-.label { color: var(--soft); font-size: 12px; margin-bottom: 3px; }
+figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; overflow-wrap: anywhere; }
+.label { color: var(--soft); font-size: 12px; margin-bottom: 3px; overflow-wrap: anywhere; }
 nav { margin: 14px 0 0; font-size: 13px; } nav a { color: var(--soft); margin-right: 14px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(128px, 1fr)); gap: 12px;
          margin: 22px 0 6px; }
@@ -179,11 +179,11 @@ class Page:
 
     def charts(self, charts: Mapping[str, Sequence[Series]]) -> None:
         """Line charts in a grid, `{title: series}`."""
-        self.drawn_charts([line_chart(title, series) for title, series in charts.items()])
+        self.drawings(line_chart(title, series) for title, series in charts.items())
 
-    def drawn_charts(self, charts: Iterable[str]) -> None:
-        """Elements of `line_chart` and `bar_chart` in a grid."""
-        self._parts.append(f'<div class="charts">{"".join(charts)}</div>')
+    def drawings(self, drawn: Iterable[str]) -> None:
+        """`<svg>` elements in a grid, such as those of `histogram` and `heat_map`."""
+        self._parts.append(f'<div class="charts">{"".join(drawn)}</div>')
 
     def gallery(
         self, figures: Iterable[tuple[str, Mapping[str, np.ndarray]]], width: int = 320
