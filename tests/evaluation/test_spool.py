@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from detectron2.evaluation import records
+from detectron2.evaluation import spool as spool_module
 from detectron2.evaluation.coco_results import CocoResults, encode_masks
 from detectron2.evaluation.spool import PredictionSpool
 from detectron2.structures import Boxes, Instances
@@ -119,9 +120,33 @@ class TestList:
         assert not folder.exists()
 
 
+class TestFiles:
+    def test_two_spools_of_one_name_do_not_share_a_file(self, tmp_path):
+        spools = [PredictionSpool(str(tmp_path), "name") for _ in range(2)]
+        for number, spool in enumerate(spools):
+            spool.begin({"model": "m"}, resume=False)
+            spool.append(prediction(number))
+        assert [p["image_id"] for spool in spools for p in spool] == [0, 1]
+        del spool, spools
+        again = [PredictionSpool(str(tmp_path), "name") for _ in range(2)]
+        for spool in again:
+            spool.begin({"model": "m"}, resume=True)
+        assert [p["image_id"] for spool in again for p in spool] == [0, 1]
+
+    def test_a_name_that_only_looks_the_same_is_another(self, tmp_path):
+        first = PredictionSpool(str(tmp_path), "a.b")
+        first.begin({"model": "m"}, resume=False)
+        first.append(prediction(1))
+        del first
+        second = PredictionSpool(str(tmp_path), "a_b")
+        second.begin({"model": "m"}, resume=True)
+        assert not second.restored
+
+
 class TestGoingOn:
     @staticmethod
     def begin(folder, model="m", rank=0, resume=True):
+        spool_module._IN_USE.clear()  # as in a new process
         spool = PredictionSpool(str(folder), "name", rank)
         spool.begin({"model": model}, resume)
         return spool

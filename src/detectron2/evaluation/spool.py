@@ -33,6 +33,9 @@ _CACHE_BYTES = 64 << 20  # of records whose items are kept as well: small evalua
 _BLOCK_BYTES = 1 << 20
 
 
+_IN_USE: weakref.WeakValueDictionary[str, PredictionSpool] = weakref.WeakValueDictionary()
+
+
 def spool_folder(output_dir: str | None) -> str | None:
     """Where the spool of an evaluation goes whose results go to `output_dir`."""
     return None if output_dir is None else os.path.join(output_dir, ".unfinished")
@@ -122,11 +125,13 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
             rank: of the process.
             key: entries of a prediction that tell it from all others.
         """
-        self._stem = re.sub(r"[^\w.-]+", "_", name)
+        self._name = name
+        self._stem = re.sub(r"[^\w-]+", "_", name)
         self._rank = rank
         self._key = key
         self._folder = None if folder is None or "://" in folder else Path(folder)
-        self._identity: Mapping[str, Any] = {}
+        self._number: int | None = None  # among spools of this name that are in use
+        self._identity: Mapping[str, Any] = {"name": name}
         self._file: SpoolFile | None = None
         self._entries: list[_Entry] = []
         self._cache = _Cache()
@@ -202,7 +207,18 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         return self._file
 
     def _path(self, folder: Path, rank: int | str) -> Path:
-        return folder / f"{self._stem}.{rank}.predictions"
+        """File of a rank. Two evaluators of one kind and dataset get files of their own."""
+        if self._number is None:
+            self._number = next(
+                number for number in itertools.count()
+                if str(self._numbered_path(folder, self._rank, number)) not in _IN_USE
+            )  # fmt: skip
+            _IN_USE[str(self._numbered_path(folder, self._rank, self._number))] = self
+        return self._numbered_path(folder, rank, self._number)
+
+    def _numbered_path(self, folder: Path, rank: int | str, number: int) -> Path:
+        suffix = f"-{number + 1}" if number else ""
+        return folder / f"{self._stem}{suffix}.{rank}.predictions"
 
     # ------------------------------------------------------------------ going on
 
@@ -213,11 +229,11 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
             identity: JSON values that say which model and dataset this is.
             resume: keep the earlier predictions; otherwise their file is overwritten.
         """
-        self._identity = identity
+        self._identity = {**identity, "name": self._name}
         if not resume or self._folder is None:
             return
         keys: set[Hashable] = set()
-        for path in sorted(self._folder.glob(self._path(Path(), "*").name)):
+        for path in sorted(self._folder.glob(self._path(self._folder, "*").name)):
             own = path == self._path(self._folder, self._rank)
             file = self._file_of_this_run(path, writable=own)
             if file is None:
@@ -276,7 +292,7 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
         before = len(self)
         if self._folder is None or not self.restored:
             return []
-        for path in sorted(self._folder.glob(self._path(Path(), "*").name)):
+        for path in sorted(self._folder.glob(self._path(self._folder, "*").name)):
             rank = path.name.split(".")[-2]
             if rank.isdigit() and int(rank) >= ranks:
                 file = self._file_of_this_run(path, writable=False)
