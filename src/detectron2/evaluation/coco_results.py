@@ -147,8 +147,16 @@ class CocoResults(Sequence[dict[str, Any]]):
 
     def sliced(self, span: slice) -> CocoResults:
         """The detections in `span`, without a copy of the numbers."""
-        columns = {name: getattr(self, name) for name in self.__slots__}
-        return CocoResults(**{n: None if v is None else v[span] for n, v in columns.items()})
+        return CocoResults(
+            self.image_ids[span],
+            self.category_ids[span],
+            self.scores[span],
+            self.boxes[span],
+            None if self.mask_sizes is None else self.mask_sizes[span],
+            None if self.mask_counts is None else self.mask_counts[span],
+            None if self.mask_areas is None else self.mask_areas[span],
+            None if self.keypoints is None else self.keypoints[span],
+        )
 
     def selected(self, chosen: np.ndarray) -> CocoResults:
         """The detections at the places, or with True, in `chosen`."""
