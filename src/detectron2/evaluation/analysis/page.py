@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.evaluation.analysis.diagnosis import IOU, Diagnosis
 from detectron2.evaluation.analysis.pictures import COLORS, draw_images
 from detectron2.evaluation.analysis.run import EvaluatedRun
+from detectron2.evaluation.analysis.score_curves import f1_curves
 from detectron2.utils.html import Bar, Page, Series, bar_chart, heatmap, line_chart
 
 __all__ = ["ERRORS", "report_page", "task_name"]
@@ -45,7 +46,7 @@ def report_page(
     page.contents()
     page.cards(_key_numbers(diagnoses))
     _metrics(page, diagnoses)
-    _curves(page, main)
+    _curves(page, run, main)
     _errors(page, diagnoses)
     _classes(page, diagnoses)
     _breakdowns(page, main)
@@ -88,12 +89,13 @@ def _metrics(page: Page, diagnoses: Mapping[str, Diagnosis]) -> None:
     )
 
 
-def _curves(page: Page, diagnosis: Diagnosis) -> None:
+def _curves(page: Page, run: EvaluatedRun, diagnosis: Diagnosis) -> None:
     curves, best = diagnosis.curves, diagnosis.best
     page.heading("Precision, recall and the score to cut at")
     page.paragraph(
-        f"Left: precision at each recall, the mean over classes. Right: what happens if only "
-        f"detections from a score on are taken, over all classes, at IoU {IOU}. F1 is highest, "
+        "Above, precision at each recall, the mean over classes, and what happens if only "
+        "detections from a score on are taken, over all classes; below, the same of the classes "
+        f"whose AP50 is lowest. At IoU {IOU}, F1 is highest, "
         f"{_number(best['F1'])} %, from {best['threshold']:.2f} on: {_number(best['precision'])} % "
         f"of what is taken is right, and {_number(best['recall'])} % of the objects are found."
     )
@@ -107,20 +109,28 @@ def _curves(page: Page, diagnosis: Diagnosis) -> None:
         mark = (best["threshold"], f"{best['threshold']:.2f}")
         charts.append(line_chart("By score", lines, "lowest score that is taken", mark))
     weak = _weakest(diagnosis)
-    if weak:
-        charts.append(line_chart("The weakest classes, IoU 0.50", weak, "recall, percent"))
+    lines = [Series(name, curves["recall"], diagnosis.class_curves[name]) for name in weak]
+    if lines:
+        charts.append(line_chart("The weakest classes, IoU 0.50", lines, "recall, percent"))
+    lines = _f1_of(run, diagnosis, weak)
+    if _any_number(lines):
+        charts.append(line_chart("Their F1 by score", lines, "lowest score that is taken"))
     page.drawings(charts)
 
 
-def _weakest(diagnosis: Diagnosis) -> list[Series]:
-    """Precision at recall of the classes whose AP50 is lowest."""
+def _weakest(diagnosis: Diagnosis) -> list[str]:
+    """The classes whose AP50 is lowest."""
     rows = [row for row in diagnosis.classes if row["AP50"] == row["AP50"]]
-    rows.sort(key=lambda row: row["AP50"])
-    recall = diagnosis.curves["recall"]
-    return [
-        Series(row["class"], recall, diagnosis.class_curves[row["class"]])
-        for row in rows[:_WEAK_CLASSES]
-    ]
+    return [row["class"] for row in sorted(rows, key=lambda row: row["AP50"])[:_WEAK_CLASSES]]
+
+
+def _f1_of(run: EvaluatedRun, diagnosis: Diagnosis, names: Sequence[str]) -> list[Series]:
+    category_of = {name: category for category, name in run.categories.items()}
+    lines = []
+    for name in names:
+        curves = f1_curves(diagnosis.matches.of_category(category_of[name]))
+        lines.append(Series(name, curves["threshold"], curves["F1"]))
+    return lines
 
 
 def _any_number(lines: Sequence[Series]) -> bool:

@@ -35,7 +35,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 20px; }
+.charts { display: grid; gap: 20px;
+          grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .charts svg { width: 100%; max-width: 560px; height: auto; }
 .pairs { display: grid; gap: 20px;
          grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--width)), 1fr)); }
