@@ -15,7 +15,18 @@ from detectron2.cli.main import main
 from detectron2.utils.file_io import PathManager
 
 SMALL_MODEL = "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml"
-VERBS = ("quickstart", "predict", "train", "eval", "visualize", "zoo", "doctor", "benchmark")
+VERBS = (
+    "quickstart",
+    "predict",
+    "train",
+    "eval",
+    "compare",
+    "visualize",
+    "zoo",
+    "doctor",
+    "benchmark",
+    "dataset",
+)
 
 
 def run(*arguments, cwd=None, **environment):

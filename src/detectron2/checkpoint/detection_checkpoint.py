@@ -21,6 +21,7 @@ from detectron2.checkpoint._files import (
     read_checkpoint,
     save_safetensors,
 )
+from detectron2.checkpoint._input_channels import adapt_input_channels, describe
 from detectron2.checkpoint._report import LoadReport
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts, name_misfits
 from detectron2.checkpoint.torchvision_names import (
@@ -164,6 +165,9 @@ class DetectionCheckpointer(Checkpointer):
                 c2_conversion=checkpoint.get("__author__") == "Caffe2",
             )
             checkpoint["model"] = name_misfits(aligned, ours)
+        adapted = adapt_input_channels(checkpoint["model"], self.model)
+        if adapted:
+            self.logger.warning("%s", describe(adapted))
         incompatible = super()._load_model(checkpoint)
         _forgive(incompatible.missing_keys, ("pixel_mean", "pixel_std"))
         _forgive(incompatible.unexpected_keys, ("anchor_generator.cell_anchors",))

@@ -75,6 +75,7 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
             picture_folder=options.output if options.pictures else None,
             min_score=options.min_score,
             on_image_done=lambda: progress.advance(task),
+            image_format=predictor.image_format,
         )
     for name, reason in summary.skipped:
         console.print(f"skipped {name}: {reason}", markup=False)

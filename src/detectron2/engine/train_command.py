@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.auto.folder import keypoint_metadata
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
+from detectron2.engine.data_folder import read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
 from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
@@ -41,13 +44,15 @@ TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 class TrainOptions:
     """Options of `detectron2 train` and `eval`; see their help."""
 
-    config: str
+    config: str | None = None
+    data: Path | None = None
     train_data: tuple[Path, Path] | None = None
     val_data: tuple[Path, Path] | None = None
     output: Path | None = None
     weights: str | None = None
     random_weights: bool = False
     resume: bool = False
+    report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -60,7 +65,8 @@ def run_train(options: TrainOptions) -> None:
         FileNotFoundError: the config, the weights or the data are not to be had.
         ValueError: the data has no categories, or the config is not of the right kind.
     """
-    configure(options)  # says what is wrong before any process is started
+    options = _with_config(options)
+    configure(options, say=print)  # says what is wrong before any process is started
     launch(_train, options.num_gpus, dist_url="auto", args=(options,))
 
 
@@ -70,24 +76,47 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     Raises:
         ValueError: the checkpoint is one of another architecture.
     """
-    cfg = configure(options)
-    weights = options.weights or published_weights(options.config)
+    options = _with_config(options)
+    cfg = configure(options, for_training=False, say=print)
+    weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
     checkpointer.load(weights)
     refuse_foreign_weights(checkpointer.report, weights)
-    return DefaultTrainer.test(cfg, speed_up(model))
+    model = speed_up(model)
+    if options.report is None and not options.resume:
+        return DefaultTrainer.test(cfg, model)
+    from detectron2.engine.evaluate_command import evaluate_with_report
+
+    return evaluate_with_report(cfg, model, options.report, options.resume)
 
 
-def configure(options: TrainOptions) -> Any:
+def configure(
+    options: TrainOptions,
+    for_training: bool = True,
+    say: Callable[[str], object] | None = None,
+) -> Any:
     """Config with the options applied and the data registered.
 
     Overrides come last: one that is given explicitly wins over what the data suggests.
+
+    Args:
+        options: with a config.
+        for_training: False if the data are only evaluated on.
+        say: called with sentences about what a folder of data holds and sets.
     """
-    cfg = resolve_config(options.config)
+    cfg = resolve_config(_named(options.config))
     edits = edits_of(cfg)
+    if options.data is not None:
+        if options.train_data is not None or options.val_data is not None:
+            raise ValueError("--data is a whole dataset; leave out --train-data and --val-data.")
+        checkpoint = None if for_training else options.weights
+        folder = read_data_folder(options.data, checkpoint)
+        for sentence in folder.apply(edits, for_training):
+            if say is not None:
+                say(sentence)
     if options.train_data is not None:
         categories = _register(TRAIN_NAME, *options.train_data)
         edits.set_datasets(train=TRAIN_NAME)
@@ -103,6 +132,23 @@ def configure(options: TrainOptions) -> Any:
         edits.set_weights(options.weights or "")
     edits.set_device(options.device or best_device())
     return resolve_config(cfg, options.overrides)
+
+
+def _with_config(options: TrainOptions) -> TrainOptions:
+    """Options with a config that suits the data, if none was named."""
+    if options.config is not None or options.data is None:
+        return options
+    config = read_data_folder(options.data).suggested_config()
+    print(f"No config is named; {config} suits the annotations.")
+    return dataclasses.replace(options, config=config)
+
+
+def _named(config: str | None) -> str:
+    if config is None:
+        raise ValueError(
+            "Name a config, such as COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml, or --data FOLDER."
+        )
+    return config
 
 
 def best_device() -> str:
@@ -180,15 +226,7 @@ def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    register_coco_instances(name, _keypoint_metadata(categories), str(annotations), str(images))
+    register_coco_instances(
+        name, keypoint_metadata(categories[0].get("keypoints") or []), str(annotations), str(images)
+    )
     return categories
-
-
-def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Names of the keypoints, and which change places in a mirror: left_x and right_x."""
-    names = categories[0].get("keypoints")
-    if not names:
-        return {}
-    mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
-    pairs = [(left, right) for left, right in mirrored.items() if right in names]
-    return {"keypoint_names": names, "keypoint_flip_map": pairs}
