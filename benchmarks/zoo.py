@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import torch
-from model_cpu import CLOCKS, spread_weights
+from inference import CLOCKS, spread_weights
 from tabulate import tabulate
 
 from detectron2.config import LazyCall as L
