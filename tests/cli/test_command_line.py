@@ -21,6 +21,7 @@ VERBS = (
     "train",
     "eval",
     "compare",
+    "export",
     "visualize",
     "zoo",
     "doctor",

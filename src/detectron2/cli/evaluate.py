@@ -18,7 +18,8 @@ def evaluate(
     config: Annotated[
         str | None,
         typer.Argument(
-            help="Zoo name, YAML file or LazyConfig .py file; with --data one that suits it."
+            help="Zoo name, YAML file, LazyConfig .py file or exported model; "
+            "with --data one that suits it."
         ),
     ] = None,
     weights: Annotated[

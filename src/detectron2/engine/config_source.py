@@ -81,11 +81,11 @@ def _run_python_config(path: str) -> Any:
         place = f"\n    {error.text.strip()}" if error.text else ""
         raise ValueError(f"{error.msg}{place}") from error
     except Exception as error:
-        place = line_of_error(error)
-        if place is None:
+        line = line_of_error(error)
+        if line is None:
             raise
         raise ValueError(
-            f"Config file {place[0]!r}, line {place[1]}: {type(error).__name__}: {error}"
+            f"Config file {line[0]!r}, line {line[1]}: {type(error).__name__}: {error}"
         ) from error
 
 

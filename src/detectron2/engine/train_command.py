@@ -23,6 +23,7 @@ from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.data_folder import read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
@@ -71,11 +72,13 @@ def run_train(options: TrainOptions) -> None:
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
-    """Evaluate the checkpoint and return the metrics of every dataset.
+    """Evaluate the checkpoint, or an exported file, and return the metrics of every dataset.
 
     Raises:
         ValueError: the checkpoint is one of another architecture.
     """
+    if options.config is not None and is_exported(options.config):
+        return _evaluate_exported(options)
     options = _with_config(options)
     cfg = configure(options, for_training=False, say=print)
     weights = options.weights or published_weights(_named(options.config))
@@ -91,6 +94,24 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     from detectron2.engine.evaluate_command import evaluate_with_report
 
     return evaluate_with_report(cfg, model, options.report, options.resume)
+
+
+def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
+    from detectron2.engine.evaluate_exported import evaluate_exported
+
+    if options.weights or options.overrides:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which has its weights and settings inside: "
+            "leave out --weights and --set."
+        )
+    if options.val_data is None:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which names no dataset: add "
+            "--val-data ANNOTATIONS.json IMAGE_FOLDER."
+        )
+    _register(VAL_NAME, *options.val_data)
+    output = options.output or Path("output")
+    return evaluate_exported(_named(options.config), VAL_NAME, output, options.device or "cpu")
 
 
 def configure(
