@@ -16,8 +16,7 @@ import subprocess
 import sys
 
 import torch
-from model_cpu import CLOCKS, spread_weights
-from tabulate import tabulate
+from inference import CLOCKS, spread_weights
 
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
@@ -29,8 +28,6 @@ FASTER, MASK = "COCO-Detection/faster_rcnn_R_50_", "COCO-InstanceSegmentation/ma
 LAZY_MASK = f"{MASK}R_50_FPN_1x.py"
 
 ARCHITECTURES = {
-    "Faster R-CNN R50-C4": f"{FASTER}C4_1x.yaml",
-    "Faster R-CNN R50-DC5": f"{FASTER}DC5_1x.yaml",
     "Faster R-CNN R50-FPN": f"{FASTER}FPN_1x.yaml",
     "Fast R-CNN R50-FPN": "COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml",
     "RPN R50-FPN": "COCO-Detection/rpn_R_50_FPN_1x.yaml",
@@ -49,6 +46,8 @@ ARCHITECTURES = {
     "Keypoint R-CNN R50-FPN": "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
     "Panoptic FPN R50": "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
     "Semantic FPN R50": "Misc/semantic_R_50_FPN_1x.yaml",
+    "Faster R-CNN R50-C4": f"{FASTER}C4_1x.yaml",
+    "Faster R-CNN R50-DC5": f"{FASTER}DC5_1x.yaml",
 }
 # Backbones without a config of their own in the zoo, below the pyramid of LAZY_MASK.
 BACKBONES = {
@@ -112,29 +111,28 @@ def main() -> None:
     if args.child:
         print(json.dumps(measure(args.child, args)))
         return
-    rows = []
-    for name in ARCHITECTURES:
-        if args.only.lower() not in name.lower():
-            continue
-        command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            rows.append([name, "failed:", done.stderr.strip().splitlines()[-1], "", ""])
-            continue
-        numbers = json.loads(done.stdout.splitlines()[-1])
-        rows.append(
-            [
-                name,
-                f"{numbers['parameters'] / 1e6:.1f}",
-                f"{numbers['gflops']:.0f}",
-                f"{numbers['ms']:.0f}",
-                f"{numbers['peak']:.0f}",
-            ]
-        )
-        print(f"{name} done", file=sys.stderr)
     headers = ["architecture", "parameters, M", "GFLOPs", f"ms/image ({args.clock})", "peak MiB"]
-    print(f"{args.height} x {args.width}, {args.threads} threads")
-    print(tabulate(rows, headers=headers, colalign=["left", *["right"] * 4], disable_numparse=True))
+    print(f"{args.height} x {args.width}, {args.threads} threads\n")
+    print(f"| {' | '.join(headers)} |\n|---|{'---:|' * (len(headers) - 1)}", flush=True)
+    for name in ARCHITECTURES:
+        if args.only.lower() in name.lower():
+            # Line by line: all of them take a while.
+            print(f"| {' | '.join([name, *row_of(name)])} |", flush=True)
+
+
+def row_of(name: str) -> list[str]:
+    """The numbers of one architecture, from a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return [f"failed: {done.stderr.strip().splitlines()[-1]}", "", "", ""]
+    numbers = json.loads(done.stdout.splitlines()[-1])
+    return [
+        f"{numbers['parameters'] / 1e6:.1f}",
+        f"{numbers['gflops']:.0f}",
+        f"{numbers['ms']:.0f}",
+        f"{numbers['peak']:.0f}",
+    ]
 
 
 if __name__ == "__main__":

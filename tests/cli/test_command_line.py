@@ -176,6 +176,18 @@ def test_zoo_shows_an_architecture_in_numbers(run_here):
     assert "none are published" in out
 
 
+def test_zoo_shows_published_numbers_and_the_licence_of_the_weights(run_here):
+    code, out, _ = run_here("zoo", "show", "COCO-Detection/retinanet_R_50_FPN_3x", "--no-build")
+    assert code == 0 and "parameters" not in out
+    for text in (
+        "box_ap: 38.7",
+        "memory of training, GB per GPU: 4.1",
+        "CC BY-SA 3.0",
+        "5bd44e.pkl",
+    ):
+        assert text in out
+
+
 def test_zoo_converts_there_and_back(run_here, tmp_path):
     weights = torch.arange(6.0).view(2, 3)
     torch.save({"model": {"a.weight": weights}}, tmp_path / "in.pth")
@@ -200,6 +212,7 @@ def test_zoo_downloads_to_the_cache_and_prints_where(run_here, monkeypatch):
     [
         (("zoo", "show", "faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
         (("zoo", "download", "Misc/mask_rcnn_R_50_FPN_3x_gm.yaml"), "mask_rcnn_R_50_FPN_3x_gn"),
+        (("zoo", "show", "common/train.py"), "is a piece of configs and describes no model"),
         (("zoo", "convert", "nothing.pkl", "a.pth"), "no checkpoint 'nothing.pkl'"),
         (("zoo", "convert", "open.py", "a.txt"), "must end in .safetensors, .pth, .pkl"),
         (("train", "open.py"), "'open.py' is no valid Python, line 1"),

@@ -18,47 +18,51 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.fixture
-def pets(tmp_path, monkeypatch):
-    """The table and the images of the page, in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pets/images").mkdir(parents=True)
+def write_pets(folder):
+    """The table and the images that the page reads."""
+    (folder / "pets/images").mkdir(parents=True)
     rows = [["file", "height", "width", "x0", "y0", "x1", "y1", "label"]]
     for name, label in (("a.png", "cat"), ("b.png", "dog"), ("b.png", "cat")):
-        Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "pets/images" / name)
+        Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(folder / "pets/images" / name)
         rows.append([name, 48, 64, 8, 8, 40, 30, label])
-    with open(tmp_path / "pets/boxes.csv", "w", newline="") as file:
+    with open(folder / "pets/boxes.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
 
 
-@pytest.fixture
-def page(pets, monkeypatch):
-    """Names that the page defines; what it registers is forgotten afterwards."""
-    for registry in (BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY):
-        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Names that the page defines, and its models; what it registers is forgotten afterwards."""
+    folder = tmp_path_factory.mktemp("page")
+    write_pets(folder)
     names, models = {"__name__": "extending"}, []
-    for index, block in enumerate(BLOCKS):
-        exec(compile(block, f"{PAGE}, block {index}", "exec"), names)
-        models += [names["model"]] if "model = " in block else []
-    yield names, models
-    DatasetCatalog.pop("pets")
-    MetadataCatalog.pop("pets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for registry in (BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY):
+            patch.setattr(registry, "_obj_map", dict(registry._obj_map))
+        try:
+            for index, block in enumerate(BLOCKS):
+                exec(compile(block, f"{PAGE}, block {index}", "exec"), names)
+                models += [names["model"]] if "model = " in block else []
+            yield names, models
+        finally:
+            DatasetCatalog.pop("pets", None)
+            MetadataCatalog.pop("pets", None)
 
 
 def test_every_part_takes_less_than_forty_lines():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     for block in BLOCKS:
         assert len(block.splitlines()) < 40
 
 
-def test_the_page_runs_and_its_parts_are_used(page, tmp_path):
+def test_the_page_runs_and_its_parts_are_used(page):
     names, (with_backbone, with_head, whole) = page
     assert isinstance(with_backbone.backbone, names["PlainBackbone"])
     assert isinstance(with_head.roi_heads.box_head, names["MeanBoxHead"])
     assert with_head.roi_heads.box_predictor.cls_score.in_features == 48
     assert isinstance(whole, names["PresenceClassifier"])
     assert names["trainer"].iter == 2
-    assert (tmp_path / "output/model_final.pth").is_file()
+    assert Path("output/model_final.pth").is_file()
 
 
 def test_the_parts_train_and_predict(page):

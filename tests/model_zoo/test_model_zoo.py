@@ -4,12 +4,14 @@ import json
 import os
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.model_zoo import catalogue, summary
 from detectron2.model_zoo.model_zoo import config_names
+from detectron2.modeling import SimpleFeaturePyramid, ViT
 
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 NAMES = config_names()
@@ -237,6 +239,15 @@ def test_summary_counts_parts_parameters_and_multiply_adds():
     assert numbers.parts[0].gflops > 32 * 48 * 32 * 147 / 1e9
     assert numbers.gflops == pytest.approx(sum(part.gflops for part in numbers.parts))
     assert summary.summarize(model, None).gflops is None
+
+
+def test_numbers_are_for_the_size_that_a_model_is_made_for():
+    model, net = torch.nn.Module(), ViT(embed_dim=4, depth=1, num_heads=1)
+    assert summary.usual_size(model) == (800, 1088)
+    model.backbone = SimpleFeaturePyramid(net, "last_feat", 4, (1.0,))
+    assert summary.usual_size(model) == (800, 1088)
+    model.backbone = SimpleFeaturePyramid(net, "last_feat", 4, (1.0,), square_pad=64)
+    assert summary.usual_size(model) == (64, 64)
 
 
 def test_a_model_that_takes_proposals_is_given_some():

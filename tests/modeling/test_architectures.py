@@ -15,6 +15,9 @@ NEVER = 1.1  # no score is above
 # One knob apart from an architecture whose training is always tested.
 VARIANTS = {
     "DC5",
+    "ResNeXt",
+    "GN",
+    "LN",
     "deformable v1",
     "torch SyncBN",
     "BN",

@@ -61,8 +61,9 @@ def list_models(
 def show(
     config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
     size: Annotated[
-        tuple[int, int], typer.Option(help="Height and width of the image to count GFLOPs for.")
-    ] = (800, 1088),
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image to count GFLOPs for."),
+    ] = None,
     build: Annotated[
         bool, typer.Option(help="Build the model to count its parameters and GFLOPs.")
     ] = True,
@@ -94,12 +95,14 @@ def show(
     console.print(f"weights: {entry.url}\nlicence of the weights: {catalogue.weights_licence()}")
 
 
-def _show_architecture(console: Console, config: str, size: tuple[int, int]) -> None:
+def _show_architecture(console: Console, config: str, size: tuple[int, int] | None) -> None:
     from rich.table import Table
 
-    from detectron2.model_zoo.summary import build, summarize
+    from detectron2.model_zoo.summary import build, summarize, usual_size
 
-    model = summarize(build(config), size)
+    built = build(config)
+    size = size or usual_size(built)
+    model = summarize(built, size)
     table = Table()
     for column in ("part", "layers"):
         table.add_column(column)

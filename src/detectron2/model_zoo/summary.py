@@ -12,10 +12,17 @@ from detectron2.model_zoo.model_zoo import get_config
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["IMAGE_SIZE", "ModelSummary", "PartSummary", "build", "example_inputs", "summarize"]
+__all__ = [
+    "ModelSummary",
+    "PartSummary",
+    "build",
+    "example_inputs",
+    "summarize",
+    "usual_size",
+]
 
-IMAGE_SIZE = (800, 1088)
-"""(height, width) of the image that multiply-adds are counted for, unless another is asked for."""
+# Height and width of a photograph of COCO as most configs resize it.
+_IMAGE_SIZE = (800, 1088)
 
 # Proposals that a model without a generator of its own is given.
 _NUM_PROPOSALS = 1000
@@ -77,6 +84,13 @@ def build(config_path: str) -> nn.Module:
     return instantiate(cfg.model)
 
 
+def usual_size(model: nn.Module) -> tuple[int, int]:
+    """(height, width) of the images that a model is made for: 800 x 1088, or its own square."""
+    backbone = getattr(model, "backbone", None)
+    square = getattr(backbone, "padding_constraints", {}).get("square_size", 0)
+    return (square, square) if square else _IMAGE_SIZE
+
+
 def example_inputs(model: nn.Module, size: tuple[int, int]) -> list[dict[str, Any]]:
     """One image of noise, (height, width) `size`, with proposals if the model makes none itself."""
     import torch
@@ -100,7 +114,7 @@ def _proposals(size: tuple[int, int], generator: Any) -> Any:
     return Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=scores)
 
 
-def summarize(model: nn.Module, size: tuple[int, int] | None = IMAGE_SIZE) -> ModelSummary:
+def summarize(model: nn.Module, size: tuple[int, int] | None) -> ModelSummary:
     """Parts, parameters and multiply-adds of a model.
 
     Args:
