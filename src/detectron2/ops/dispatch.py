@@ -27,6 +27,7 @@ __all__ = [
     "choose",
     "define",
     "explain",
+    "is_automatic",
     "register",
     "substitute",
     "use_implementation",
@@ -153,6 +154,18 @@ def run(name: str, *args: Any) -> Any:
     kernel = _load(op.kernel(choice.implementation) or "")[0]
     assert kernel is not None, "choose() returned a kernel that does not load"
     return kernel(*args)
+
+
+def is_automatic() -> bool:
+    """Whether the fastest implementation may run, however it looks inside.
+
+    False inside of :func:`use_implementation` and :func:`substitute`, under
+    ``DETECTRON2_OPS=reference``, and while PyTorch compiles or records a graph: then the caller
+    wants to see plain operations.
+    """
+    asked = _OVERRIDE.implementation != "auto" or _OVERRIDE.functions or _ENVIRONMENT != "auto"
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (asked or recording)
 
 
 @functools.cache
