@@ -2,7 +2,8 @@
 
 Budget: 4 M N bytes read, 9 N written. For low-quality matches, blocks of columns in which an
 element reaches its highest quality are read again; the reference reads the matrix four times
-and writes M N booleans.
+and writes M N booleans. Measured on two cores (Xeon, AVX-512), 20 x 217413 with low-quality
+matches: 9.5 ms, the reference 97, torchvision's matcher 113 (benchmarks/ops/matcher.py).
 """
 
 from collections.abc import Sequence

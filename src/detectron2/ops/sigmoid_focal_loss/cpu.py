@@ -6,6 +6,9 @@ LLVM vectorises, exact to about 2e-7 of the result.
 
 Budget: 4 bytes read per logit, and 4 more read and 4 written for the gradient; some 45 flops
 each. Autograd over the formula keeps six tensors of the size of the logits, and one-hot targets.
+Measured on one core (Xeon, AVX-512): 2.3 ns a logit, and 2.9 for the gradient. On two cores the
+13 million logits of an image take 71 ms with their gradient, torchvision's loss 1820
+(benchmarks/ops/sigmoid_focal_loss.py).
 """
 
 from typing import Any
