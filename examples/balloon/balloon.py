@@ -71,20 +71,17 @@ def register(folder: Path, mixed: bool) -> None:
 
 
 def configure(output: Path, iterations: int):
-    """The quick start's small Mask R-CNN with a deeper pyramid, for photographs, from scratch."""
-    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_18_FPN.yaml")
+    """The quick start's small Mask R-CNN, for larger images, from scratch."""
+    cfg = model_zoo.get_config("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml")
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("photos_train",), ("photos_val",)
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
-    cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(CLASSES)
     cfg.INPUT.MASK_FORMAT = "polygon"
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (256, 288, 320, 352, 384), 576
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 320, 576
     cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.SOLVER.BASE_LR = 0.01
+    # From random weights AdamW gets further than SGD in few iterations.
+    cfg.SOLVER.OPTIMIZER = "AdamW"
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = 1e-3, 0.01
     cfg.SOLVER.MAX_ITER = iterations
     cfg.SOLVER.STEPS = (int(iterations * 0.75), int(iterations * 0.9))
     cfg.SOLVER.WARMUP_ITERS = 100

@@ -280,3 +280,10 @@ def test_python_text_reads_like_assignments():
         )
         """
     ).replace("HOLD", f"{hold.__module__}.hold").replace("XXX", "x" * 60).replace("ZZZ", "z" * 60)
+
+
+def test_saved_config_that_is_no_yaml_is_named_with_its_line(tmp_path):
+    path = tmp_path / "cut.yaml"
+    path.write_text("a: 1\nb: [2,\n")
+    with pytest.raises(ValueError, match="cut.yaml' is no valid YAML, line 3"):
+        LazyConfig.load(str(path))

@@ -9,7 +9,7 @@ from folder_datasets import make_content
 from detectron2.data.dataset_stats import class_table, measure, warnings_of
 from detectron2.data.datasets.convert import Content, sample_content, split_content
 from detectron2.structures import BoxMode
-from detectron2.utils.html.bars import heat_map, histogram, rows_of_bars
+from detectron2.utils.html.histograms import heat_map, histogram, rows_of_bars
 
 
 def record(name, *classes, box=(0, 0, 10, 20)):

@@ -21,6 +21,7 @@ from detectron2.checkpoint._files import (
     read_checkpoint,
     save_safetensors,
 )
+from detectron2.checkpoint._input_channels import adapt_input_channels, describe
 from detectron2.checkpoint._report import LoadReport
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts, name_misfits
 from detectron2.checkpoint.torchvision_names import (
@@ -43,7 +44,12 @@ class DetectionCheckpointer(Checkpointer):
 
     A path may end with ``?matching_heuristics=True`` to match names by their ends also in a
     ``.pth`` file.
+
+    Attributes:
+        report: what the last `load` loaded and what not; None before.
     """
+
+    report: LoadReport | None = None
 
     def __init__(
         self,
@@ -159,6 +165,9 @@ class DetectionCheckpointer(Checkpointer):
                 c2_conversion=checkpoint.get("__author__") == "Caffe2",
             )
             checkpoint["model"] = name_misfits(aligned, ours)
+        adapted = adapt_input_channels(checkpoint["model"], self.model)
+        if adapted:
+            self.logger.warning("%s", describe(adapted))
         incompatible = super()._load_model(checkpoint)
         _forgive(incompatible.missing_keys, ("pixel_mean", "pixel_std"))
         _forgive(incompatible.unexpected_keys, ("anchor_generator.cell_anchors",))
@@ -166,8 +175,8 @@ class DetectionCheckpointer(Checkpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Log what was loaded and what was not, and why."""
-        report = LoadReport(
-            total=len(self.model.state_dict()),
+        self.report = report = LoadReport(
+            names=list(self.model.state_dict()),
             missing=_filter_reused_missing_keys(self.model, incompatible.missing_keys),
             other_shape=incompatible.incorrect_shapes,
             unused=incompatible.unexpected_keys,

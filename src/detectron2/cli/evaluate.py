@@ -10,7 +10,7 @@ import typer
 EXAMPLE = (
     "Examples: detectron2 eval COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml; "
     "detectron2 eval output/config.yaml --weights output/model_final.pth "
-    "--data my_photos/"
+    "--data my_photos/ --report report/"
 )
 
 
@@ -18,7 +18,8 @@ def evaluate(
     config: Annotated[
         str | None,
         typer.Argument(
-            help="Zoo name, YAML file or LazyConfig .py file; with --data one that suits it."
+            help="Zoo name, YAML file, LazyConfig .py file or exported model; "
+            "with --data one that suits it."
         ),
     ] = None,
     weights: Annotated[
@@ -36,6 +37,13 @@ def evaluate(
         typer.Option(help="COCO JSON file and image folder, instead of the config's datasets."),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a report: why the metrics are what they are."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an evaluation was killed.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best by default.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
@@ -51,6 +59,8 @@ def evaluate(
             val_data=val_data,
             output=output,
             weights=weights,
+            report=report,
+            resume=resume,
             device=device,
             overrides=overrides or [],
         )

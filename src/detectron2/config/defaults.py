@@ -40,6 +40,13 @@ _INPUT: _Options = {
     },
     # How masks travel through augmentation: polygon (exact, compact) or bitmask.
     "MASK_FORMAT": "polygon",
+    # Augmentations that see several samples, how often each is used. COPY_PASTE needs bitmasks.
+    "MOSAIC": {"PROB": 0.0, "SIZE": [640, 640]},
+    "COPY_PASTE": {"PROB": 0.0},
+    "MIXUP": {"PROB": 0.0},
+    # Large-scale jitter instead of MIN_SIZE_TRAIN: resize by a random factor, then crop or pad
+    # to a square of side SIZE.
+    "JITTER": {"ENABLED": False, "SIZE": 1024, "MIN_SCALE": 0.1, "MAX_SCALE": 2.0},
 }
 
 _DATASETS: _Options = {
@@ -66,6 +73,11 @@ _DATALOADER: _Options = {
     "REPEAT_SQRT": True,
     # Drop training images without annotations.
     "FILTER_EMPTY_ANNOTATIONS": True,
+    # Look at every training image and annotation before iteration 0 and report, fail, skip or fix
+    # what is wrong; "" does not. The outcome is remembered until the files change.
+    "CHECK": "",
+    # How many training samples may turn out unreadable; None is 10 % and at least 10.
+    "UNREADABLE_BUDGET": None,
 }
 
 # --- the model: backbones -------------------------------------------------------------------

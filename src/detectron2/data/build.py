@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import operator
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ from detectron2.data.common import (
 )
 from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.data.quarantine import Quarantine
+from detectron2.data.quarantine import LIST_FILE, Quarantine
 from detectron2.data.reduced_decode import ReducedDecodeMapper
 from detectron2.data.rotated_mapper import RotatedDatasetMapper
 from detectron2.data.samplers import (
@@ -201,6 +202,10 @@ def get_detection_dataset_dicts(
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
     check_consistency: bool = True,
+    *,
+    check: str = "",
+    check_against: Sequence[str] = (),
+    check_output: str | None = None,
 ) -> Any:
     """Load datasets by name and join their records.
 
@@ -210,6 +215,11 @@ def get_detection_dataset_dicts(
         min_keypoints: leave out images with fewer labelled keypoints.
         proposal_files: one file of precomputed proposals for each dataset.
         check_consistency: whether the datasets must have the same classes.
+        check: look at every image and annotation first: "report" logs what is wrong, "fail"
+            raises, "skip" leaves it out, "fix" mends it; "" checks nothing. See
+            `detectron2.data.check.load_checked`. All processes must call it then.
+        check_against: names of datasets that should share no image with these.
+        check_output: folder for the reports of the check.
 
     Returns:
         A list of records. If the datasets are ``torch.utils.data.Dataset`` objects instead of
@@ -225,7 +235,15 @@ def get_detection_dataset_dicts(
         raise AssertionError(
             "No dataset is named; set DATASETS.TRAIN (or DATASETS.TEST) to names of the catalog."
         )
-    loaded = [DatasetCatalog.get(name) for name in names]
+    if check:
+        from detectron2.data.check import load_checked
+
+        loaded = [
+            load_checked(name, check, against=check_against, output_dir=check_output)
+            for name in names
+        ]
+    else:
+        loaded = [DatasetCatalog.get(name) for name in names]
     if isinstance(loaded[0], torchdata.Dataset):
         return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
     for name, records in zip(names, loaded):
@@ -375,6 +393,8 @@ def _train_loader_from_config(
                 if lookup(cfg, "MODEL.LOAD_PROPOSALS")
                 else None
             ),
+            check_against=lookup(cfg, "DATASETS.TEST"),
+            check_output=lookup(cfg, "OUTPUT_DIR"),
         )
         _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
     if mapper is None:
@@ -391,6 +411,7 @@ def _train_loader_from_config(
         "dataset": dataset,
         "sampler": sampler,
         "mapper": mapper,
+        "unreadable_list": os.path.join(lookup(cfg, "OUTPUT_DIR"), LIST_FILE),
         **read_arguments(cfg, TRAIN_LOADER),
     }
 
@@ -444,6 +465,7 @@ def build_detection_train_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     unreadable_budget: int | None = None,
+    unreadable_list: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """An endless loader of training batches; also called with a yacs config.
@@ -459,15 +481,19 @@ def build_detection_train_loader(
         num_workers: data loading processes of each process.
         collate_fn: from a list of elements to a batch; None leaves the list.
         unreadable_budget: how many samples may turn out unreadable before training stops; each is
-            logged and replaced by another. None means 1 % of the dataset and at least 10; 0 stops
+            logged and replaced by another. None means 10 % of the dataset and at least 10; 0 stops
             at the first.
+        unreadable_list: file to which a line of JSON is added for each of them.
         **kwargs: passed to `build_batch_data_loader`.
     """
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     iterable = isinstance(dataset, torchdata.IterableDataset)
+    if not iterable and hasattr(mapper, "use_dataset"):
+        mapper.use_dataset(dataset)
     if mapper is not None:
-        quarantine = Quarantine(0 if iterable else len(dataset), unreadable_budget)
+        size = 0 if iterable else len(dataset)
+        quarantine = Quarantine(size, unreadable_budget, unreadable_list)
         dataset = MapDataset(dataset, mapper, quarantine=quarantine)
     if iterable:
         if sampler is not None:

@@ -21,6 +21,7 @@ from detectron2.engine.hooks import (
     TorchMemoryStats,
     TorchProfiler,
 )
+from detectron2.engine.inference import optimize_for_inference
 from detectron2.engine.launch import DEFAULT_TIMEOUT, launch
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
@@ -48,4 +49,5 @@ __all__ = [
     "default_setup",
     "default_writers",
     "launch",
+    "optimize_for_inference",
 ]

@@ -22,7 +22,7 @@ from detectron2.data.datasets.auto import RegisteredDataset
 from detectron2.data.datasets.convert import Content, read_content
 from detectron2.engine.visualize_dataset import draw_record
 from detectron2.utils.html import Page
-from detectron2.utils.html.bars import heat_map, histogram, rows_of_bars
+from detectron2.utils.html.histograms import heat_map, histogram, rows_of_bars
 
 __all__ = ["pictures_page", "stats_page", "summary_rows"]
 

@@ -27,6 +27,7 @@ from detectron2.engine.defaults import (
     default_argument_parser,
     default_setup,
 )
+from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
@@ -94,7 +95,7 @@ def evaluate(
     model = trainer_class.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=recipe.output_dir)
     checkpointer.resume_or_load(recipe.weights, resume=resume)
-    results = trainer_class.test(cfg, model)
+    results = trainer_class.test(cfg, speed_up(model))
     if isinstance(cfg, CfgNode):
         if cfg.TEST.AUG.ENABLED:
             results.update(test_with_TTA(cfg, model, trainer_class))

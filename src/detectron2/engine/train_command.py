@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.auto.folder import keypoint_metadata
 from detectron2.data.datasets.coco import register_coco_instances
@@ -22,6 +23,8 @@ from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.data_folder import read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.exported_files import is_exported
+from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
 
@@ -30,6 +33,7 @@ __all__ = [
     "best_device",
     "configure",
     "published_weights",
+    "refuse_foreign_weights",
     "run_evaluate",
     "run_train",
 ]
@@ -49,6 +53,7 @@ class TrainOptions:
     weights: str | None = None
     random_weights: bool = False
     resume: bool = False
+    report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
     overrides: list[str] = field(default_factory=list)
@@ -67,15 +72,46 @@ def run_train(options: TrainOptions) -> None:
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
-    """Evaluate the checkpoint and return the metrics of every dataset."""
+    """Evaluate the checkpoint, or an exported file, and return the metrics of every dataset.
+
+    Raises:
+        ValueError: the checkpoint is one of another architecture.
+    """
+    if options.config is not None and is_exported(options.config):
+        return _evaluate_exported(options)
     options = _with_config(options)
     cfg = configure(options, for_training=False, say=print)
     weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
-    return DefaultTrainer.test(cfg, model)
+    checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
+    checkpointer.load(weights)
+    refuse_foreign_weights(checkpointer.report, weights)
+    model = speed_up(model)
+    if options.report is None and not options.resume:
+        return DefaultTrainer.test(cfg, model)
+    from detectron2.engine.evaluate_command import evaluate_with_report
+
+    return evaluate_with_report(cfg, model, options.report, options.resume)
+
+
+def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
+    from detectron2.engine.evaluate_exported import evaluate_exported
+
+    if options.weights or options.overrides:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which has its weights and settings inside: "
+            "leave out --weights and --set."
+        )
+    if options.val_data is None:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which names no dataset: add "
+            "--val-data ANNOTATIONS.json IMAGE_FOLDER."
+        )
+    _register(VAL_NAME, *options.val_data)
+    output = options.output or Path("output")
+    return evaluate_exported(_named(options.config), VAL_NAME, output, options.device or "cpu")
 
 
 def configure(
@@ -154,6 +190,28 @@ def published_weights(config: str) -> str:
             "add --weights FILE, or for predict --random-weights."
         )
     return model_zoo.get_checkpoint_url(config)
+
+
+def refuse_foreign_weights(report: LoadReport | None, weights: str) -> None:
+    """Stop before a model predicts with random weights.
+
+    Args:
+        report: of loading `weights`; None if there were none.
+
+    Raises:
+        ValueError: most of the model was not in the checkpoint.
+    """
+    if report is None or not (report.is_foreign or report.empty_parts):
+        return
+    raise ValueError(
+        f"The checkpoint {weights!r} does not fit this config: {report.loaded} of {report.total} "
+        f"tensors of the model are in it{_nothing_of(report.empty_parts)}. What differs is listed "
+        "above; name the config that it was trained with."
+    )
+
+
+def _nothing_of(parts: Sequence[str]) -> str:
+    return f", and nothing of {' and '.join(parts)}" if parts else ""
 
 
 def _train(options: TrainOptions) -> None:

@@ -39,10 +39,10 @@ from detectron2.utils.files import atomic_write_text
 
 __all__ = ["CONFIG_NAME", "QuickstartResult", "quickstart_config", "run_quickstart"]
 
-CONFIG_NAME = "Quickstart/mask_rcnn_R_18_FPN.yaml"
+CONFIG_NAME = "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml"
 _TRAIN_IMAGES, _VAL_IMAGES = 400, 60
 _SEED = 7
-_ADAMW_LR, _ADAMW_WEIGHT_DECAY = 8e-4, 0.01
+_ADAMW_LR, _ADAMW_WEIGHT_DECAY = 1e-3, 0.01
 
 
 @dataclass(frozen=True)

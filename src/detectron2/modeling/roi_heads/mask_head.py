@@ -222,7 +222,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
 
     def layers(self, x: Tensor) -> Tensor:
         # With channels last PyTorch's CPU kernels need no copies between layouts: 100 boxes take
-        # 0.97 instead of 1.14 seconds on one core (benchmarks/model_cpu.py).
+        # 0.97 instead of 1.14 seconds on one core (benchmarks/inference.py).
         x = x.contiguous(memory_format=torch.channels_last)
         for layer in self:
             x = layer(x)

@@ -24,9 +24,19 @@ from detectron2.ops.nms.reference import (
     threshold_below,
 )
 
-__all__ = ["batched_nms", "keep_from_bits", "nms"]
+__all__ = ["WORD", "batched_nms", "keep_from_bits", "nms", "pack_bits"]
 
 WORD = 32
+
+
+@triton.jit
+def pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store (WORD, WORD) flags as one word of each of the rows below `limit`."""
+    # Distinct bits: the sum is their union, and bit 31 wraps to the sign.
+    weight = (tl.full((1, WORD), 1, tl.int32) << tl.arange(0, WORD)[None, :]).to(tl.int32)
+    word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
+    row = row_block * WORD + tl.arange(0, WORD)
+    tl.store(bits + row.to(tl.int64) * words + column_block, word, mask=row < limit)
 
 
 @triton.jit(do_not_specialize=["count", "words"])
@@ -57,11 +67,7 @@ def overlap_word(
         class_of_row = tl.load(classes + row, mask=has_row, other=0)
         class_of_column = tl.load(classes + column, mask=has_column, other=0)
         overlaps = overlaps & (class_of_row == class_of_column)
-    # Distinct bits: the sum is their union, and bit 31 wraps to the sign.
-    weight = (tl.full((1, WORD), 1, tl.int32) << tl.arange(0, WORD)[None, :]).to(tl.int32)
-    word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
-    place = bits + (row_block * WORD + tl.arange(0, WORD)).to(tl.int64) * words + column_block
-    tl.store(place, word, mask=row_block * WORD + tl.arange(0, WORD) < limit)
+    pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD)
 
 
 @triton.jit(do_not_specialize=["count", "words"])

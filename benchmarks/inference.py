@@ -1,16 +1,19 @@
-"""Where does Mask R-CNN R50-FPN spend its time on a CPU, and how does torchvision's do?
+"""Where does Mask R-CNN R50-FPN spend its time on a CPU, optimized and not, beside torchvision's?
 
-Both models get random weights that keep every activation in a sensible range, so that there
-are as many proposals and detections as with trained ones. Each number is the best of several
-runs over one image; the parts are timed inside of whole runs.
+All models get random weights that keep every activation in a sensible range, so that there
+are as many proposals and detections as with trained ones. The models take turns, so that a machine
+that is slow for a while is slow for all. Each number is the best of several runs over one image;
+the parts are timed inside of whole runs.
 
-    python benchmarks/model_cpu.py [--height 800] [--width 1088] [--repeat 5] [--threads 2]
+    python benchmarks/inference.py [--height 800] [--width 1088] [--repeat 5] [--threads 2]
         [--clock wall|cpu]
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,6 +22,7 @@ from tabulate import tabulate
 from torch import nn
 
 from detectron2 import model_zoo
+from detectron2.engine.inference import speed_up
 from detectron2.modeling import build_model
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -127,18 +131,51 @@ def torchvision_model(watch: Stopwatch, height: int, width: int) -> nn.Module:
     return model
 
 
-def best_times(
-    run: Callable[[], Any], watch: Stopwatch, repeat: int
-) -> tuple[dict[str, float], Any]:
-    """Smallest time of each part, and of the whole, after one run to warm up."""
-    result = run()
-    watch.read()
-    runs = []
-    for _ in range(repeat):
-        start = watch.clock()
-        run()
-        runs.append({**watch.read(), "total": watch.clock() - start})
-    return {part: min(seconds[part] for seconds in runs) for part in runs[0]}, result
+@dataclass
+class Entrant:
+    """A model that takes part: its name, how to run it, what it measures and has measured."""
+
+    name: str
+    run: Callable[[], Any]
+    watch: Stopwatch
+    count: Callable[[Any], int]
+    runs: list[dict[str, float]] = field(default_factory=list)
+    detections: int = 0
+
+    def take_turn(self, *, counts: bool = True) -> None:
+        self.watch.read()
+        start = self.watch.clock()
+        self.detections = self.count(self.run())
+        if counts:
+            self.runs.append({**self.watch.read(), "total": self.watch.clock() - start})
+
+    def best(self) -> dict[str, float]:
+        return {part: min(seconds[part] for seconds in self.runs) for part in self.runs[0]}
+
+    def spread(self) -> str:
+        totals = sorted(seconds["total"] for seconds in self.runs)
+        return f"{1000 * totals[len(totals) // 2]:.0f} ({1000 * totals[-1]:.0f})"
+
+
+def entrants(image: torch.Tensor, clock: Callable[[], float]) -> list[Entrant]:
+    """The plain model, the optimized one in both precisions, and torchvision's if installed."""
+    result = []
+    inputs = [{"image": image * 255}]
+    for name in ("plain", "fp32", "bf16"):
+        watch = Stopwatch(clock)
+        model = our_model(watch)
+        spread_weights(model)
+        if name != "plain":
+            speed_up(model, name)
+        run = functools.partial(model, inputs)
+        result.append(Entrant(name, run, watch, lambda output: len(output[0]["instances"])))
+    if find_spec("torchvision") is not None:
+        watch = Stopwatch(clock)
+        peer = torchvision_model(watch, *image.shape[1:])
+        spread_weights(peer)
+        run = functools.partial(peer, [image])
+        result.append(Entrant("torchvision", run, watch, lambda output: len(output[0]["boxes"])))
+    return result
 
 
 def main() -> None:
@@ -152,29 +189,23 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     image = torch.rand(3, args.height, args.width, generator=torch.Generator().manual_seed(1))
 
-    columns, counts = {}, {}
-    watch = Stopwatch(CLOCKS[args.clock])
-    model = our_model(watch)
-    spread_weights(model)
-    inputs = [{"image": image * 255}]
+    models = entrants(image, CLOCKS[args.clock])
     with torch.inference_mode():
-        columns["ours"], (output,) = best_times(lambda: model(inputs), watch, args.repeat)
-    counts["ours"] = len(output["instances"])
-    if find_spec("torchvision") is not None:
-        watch = Stopwatch(CLOCKS[args.clock])
-        peer = torchvision_model(watch, args.height, args.width)
-        spread_weights(peer)
-        with torch.inference_mode():
-            columns["torchvision"], (output,) = best_times(
-                lambda: peer([image]), watch, args.repeat
-            )
-        counts["torchvision"] = len(output["boxes"])
+        for turn in range(args.repeat + 1):
+            for model in models:
+                model.take_turn(counts=turn > 0)  # the first one warms up
 
-    rows = [
-        [part, *(f"{1000 * times[part]:.0f}" for times in columns.values())]
-        for part in (*PARTS, "total")
+    best = [model.best() for model in models]
+    rows: list[list[Any]] = [
+        [part, *(f"{1000 * times[part]:.0f}" for times in best)] for part in (*PARTS, "total")
     ]
-    rows.append(["detections", *counts.values()])
+    rows.append(["median (worst)", *(model.spread() for model in models)])
+    rows.append(["plain / this", *(f"{best[0]['total'] / times['total']:.2f}" for times in best)])
+    if models[-1].name == "torchvision":
+        peer = best[-1]["total"]
+        rows.append(["torchvision / this", *(f"{peer / times['total']:.2f}" for times in best)])
+    rows.append(["detections", *(model.detections for model in models)])
+    columns = [model.name for model in models]
     print(
         f"Mask R-CNN R50-FPN, {args.height} x {args.width}, {args.threads} threads, {args.clock} ms"
     )

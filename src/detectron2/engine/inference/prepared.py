@@ -1,0 +1,86 @@
+"""Layers that keep what can be computed from their weights alone, for inference."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectron2.ops import dispatch
+
+__all__ = ["Faster", "Prepared", "runs_prepared", "state_of"]
+
+
+def runs_prepared(module: nn.Module) -> bool:
+    """Whether `module` may run its fast form: in inference, with nobody looking inside."""
+    return not module.training and not torch.is_grad_enabled() and dispatch.is_automatic()
+
+
+def state_of(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Equal for two calls only if the tensors are the same and were not written in between."""
+    return tuple(_state(tensor) for tensor in tensors)
+
+
+def _state(tensor: Tensor | None) -> Any:
+    if tensor is None:
+        return None
+    # Tensors made in inference mode count no writes.
+    version = None if tensor.is_inference() else tensor._version
+    return id(tensor), tensor.data_ptr(), version, tensor.dtype
+
+
+class Faster:
+    """Base of the classes that layers get for inference.
+
+    A layer becomes fast by a change of its class (see `optimize_for_inference`): parameters,
+    buffers, names and attributes stay, so whatever reads or writes them goes on working.
+    """
+
+    _class_before: type[nn.Module]
+
+    def become_plain(self) -> None:
+        """Back to the class that the layer had before."""
+        self.__class__ = self.__dict__.pop("_class_before")
+
+    def __prepare_scriptable__(self) -> Any:
+        """What `torch.jit.script` compiles: the plain layer."""
+        plain = copy.copy(self)
+        plain.become_plain()
+        prepare = getattr(plain, "__prepare_scriptable__", None)
+        return plain if prepare is None else prepare()
+
+
+class Prepared(Faster):
+    """Base of layers that keep prepared weights, made again whenever the weights change."""
+
+    compute_dtype: torch.dtype = torch.float32
+    _prepared: tuple[Any, Any] | None = None
+
+    def become_plain(self) -> None:
+        super().become_plain()
+        for name in ("compute_dtype", "_prepared"):
+            self.__dict__.pop(name, None)
+
+    def prepared(self) -> Any:
+        """What `prepare` returned for the weights as they are now."""
+        state = self.weights_state()
+        kept = self._prepared
+        if kept is None or kept[0] != state:
+            # Threads that come here together do the same work; none waits for another.
+            kept = (state, self.prepare())
+            self._prepared = kept
+        return kept[1]
+
+    def weights_state(self) -> Any:
+        """Changes whenever `prepare` would return something else."""
+        raise NotImplementedError
+
+    def prepare(self) -> Any:
+        """Whatever the fast form needs, from the weights."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and files hold the weights; the rest is made again.
+        return {**self.__dict__, "_prepared": None}

@@ -1,0 +1,56 @@
+"""Winograd's convolution on CPU: transforms by Numba, the products by PyTorch's BLAS.
+
+Budget for C = K = 256: 2.25 of 9 multiplications, and every cell is read once, written 2.25
+times, read 2.25 times and written once, within a chunk that stays in the caches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from detectron2.ops.compiled import as_array
+from detectron2.ops.threads import parallel_for
+from detectron2.ops.winograd_conv.kernels import transform_input, transform_output
+
+__all__ = ["warm_up", "winograd_conv"]
+
+# What one chunk of tiles holds, in squares and products: more leaves the caches, less reads the
+# weight too often.
+CHUNK_BYTES = 9_500_000
+
+
+def winograd_conv(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """See :func:`detectron2.ops.winograd_conv.winograd_conv`."""
+    source = as_array(input.permute(0, 2, 3, 1))
+    images, height, width, channels = source.shape
+    output = input.new_empty(images, height, width, weight.shape[2])
+    target = output.numpy()
+    tiles = images * -(-height // 4) * -(-width // 4)
+    bytes_per_tile = 36 * (channels + weight.shape[2]) * source.itemsize
+    chunk = min(tiles, max(16, CHUNK_BYTES // bytes_per_tile))
+    # Two buffers for all chunks: fresh memory costs as much as the transform.
+    squares = input.new_empty(36 * chunk * channels)
+    products = input.new_empty(36 * chunk * weight.shape[2])
+    offset = as_array(bias, input.dtype)
+    lowest = target.dtype.type(0 if relu else -math.inf)
+    for first in range(0, tiles, chunk) if tiles else ():
+        count = min(chunk, tiles - first)
+        of_input = squares[: 36 * count * channels].view(36, count, channels)
+        of_output = products[: 36 * count * weight.shape[2]].view(36, count, -1)
+        _transform(transform_input, count, source, of_input.numpy(), first)
+        torch.bmm(of_input, weight, out=of_output)
+        _transform(transform_output, count, of_output.numpy(), offset, lowest, target, first)
+    return output.permute(0, 3, 1, 2)
+
+
+def _transform(kernel, count, *arguments) -> None:  # type: ignore[no-untyped-def]
+    # Four blocks, for two threads: the last of them hides the delay of the second thread.
+    parallel_for(lambda start, stop: kernel(*arguments, start, stop), count, max(1, -(-count // 4)))
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from the on-disk cache."""
+    winograd_conv(torch.zeros(1, 1, 5, 5), torch.zeros(36, 1, 1), torch.zeros(1), True)

@@ -1,0 +1,239 @@
+"""Models made fast for inference compute what they computed before."""
+
+import copy
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from detectron2.engine.inference import convolutions, optimize_for_inference, undo_speed_up
+from detectron2.engine.inference.convolutions import FusedConv2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
+from detectron2.layers.batch_norm import LayerNorm
+from detectron2.ops import dispatch
+from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.utils.events import EventStorage
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))
+from tiny_models import ARCHITECTURES, images
+
+NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@pytest.fixture(autouse=True)
+def winograd_in_narrow_models_too(monkeypatch):
+    monkeypatch.setattr(convolutions, "_WINOGRAD_CHANNELS", 8)
+
+
+def build(name):
+    """A model whose normalisations have statistics that matter."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES[name].build(0.0).eval()
+    for module in model.modules():
+        if isinstance(module, LayerNorm):
+            module.eps = 0.1  # four channels are nearly alike at times: rounding would grow
+        if isinstance(module, NORMS):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            with torch.no_grad():
+                if module.weight is not None:
+                    module.weight.uniform_(0.8, 1.2)
+                    module.bias.uniform_(-0.1, 0.1)
+    return model
+
+
+def infer(model, batch):
+    with torch.no_grad():
+        return [tensors(result) for result in model(batch)]
+
+
+def tensors(value):
+    """The tensors inside of a result, by name."""
+    if isinstance(value, Instances):
+        value = value.get_fields()
+    if isinstance(value, dict):
+        return {k: tensors(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return [tensors(v) for v in value]
+    if isinstance(value, (Boxes, RotatedBoxes)):
+        return value.tensor
+    # Rounding turns single pixels of a mask over, so areas are compared.
+    is_mask = isinstance(value, torch.Tensor) and value.dtype == torch.bool
+    return value.float().mean((1, 2)) if is_mask else value
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_gives_the_same_output(name):
+    model, batch = build(name), images(ARCHITECTURES[name])
+    fast = optimize_for_inference(model)
+    assert any(isinstance(module, FusedConv2d) for module in fast.modules())
+    for actual, expected in zip(infer(fast, batch), infer(model, batch), strict=True):
+        assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["FPN", "C4", "RetinaNet", "Panoptic FPN"])
+def test_training_is_as_before(name):
+    model, batch = build(name).train(), images(ARCHITECTURES[name])
+    fast = optimize_for_inference(model).train()
+    losses = []
+    for candidate in (model, fast):
+        torch.manual_seed(1)
+        with EventStorage(0):
+            loss = sum(candidate(batch).values())
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
+    gradients = zip(model.named_parameters(), fast.named_parameters(), strict=True)
+    assert all(torch.equal(p.grad, q.grad) for (_, p), (_, q) in gradients if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["FPN", "keypoints"])
+def test_bfloat16_is_close_and_boxes_stay_float32(name):
+    model, batch = build(name), images(ARCHITECTURES[name])
+    fast = optimize_for_inference(model, precision="bf16")
+    with torch.no_grad():
+        maps, expected = (m.backbone(m.preprocess_image(batch).tensor) for m in (fast, model))
+    assert maps["p3"].dtype == torch.bfloat16
+    error = (maps["p3"] - expected["p3"]).abs().max() / expected["p3"].abs().max()
+    assert 0 < error < 0.05
+    found = infer(fast, batch)[0]["instances"]
+    assert found["pred_boxes"].dtype == found["scores"].dtype == torch.float32
+
+
+def test_unknown_precision_is_named():
+    with pytest.raises(ValueError, match="'fp8'"):
+        optimize_for_inference(build("FPN"), precision="fp8")
+
+
+def test_convention_the_original_is_untouched_and_names_of_weights_stay():
+    model = build("FPN")
+    before = copy.deepcopy(model)
+    fast = optimize_for_inference(model)
+    infer(fast, images(ARCHITECTURES["FPN"]))
+    assert [type(m) for m in model.modules()] == [type(m) for m in before.modules()]
+    saved, expected = fast.state_dict(), before.state_dict()
+    assert list(saved) == list(expected)
+    assert all(torch.equal(saved[k], expected[k]) for k in expected)
+
+
+def test_convention_new_weights_take_effect():
+    batch = images(ARCHITECTURES["FPN"])
+    fast = optimize_for_inference(build("FPN"))
+    infer(fast, batch)
+    torch.manual_seed(5)
+    other = ARCHITECTURES["FPN"].build(0.0).eval()
+    fast.load_state_dict(other.state_dict())
+    assert_close(infer(fast, batch), infer(other, batch), rtol=1e-3, atol=1e-3)
+
+
+def test_convention_attributes_stay_live():
+    fast = optimize_for_inference(build("FPN"))
+    fast.roi_heads.box_predictor.test_score_thresh = 1.1
+    assert all(
+        len(r["instances"]["scores"]) == 0 for r in infer(fast, images(ARCHITECTURES["FPN"]))
+    )
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_work(again):
+    batch = images(ARCHITECTURES["FPN"])
+    fast = optimize_for_inference(build("FPN"))
+    expected = infer(fast, batch)
+    assert_close(infer(again(fast), batch), expected, rtol=0, atol=0)
+
+
+def test_undo_gives_the_classes_back():
+    model = build("FPN")
+    fast = optimize_for_inference(model)
+    infer(fast, images(ARCHITECTURES["FPN"]))
+    assert [type(m) for m in undo_speed_up(fast).modules()] == [type(m) for m in model.modules()]
+    assert not any("_prepared" in module.__dict__ for module in fast.modules())
+
+
+def test_hooks_of_inner_layers_are_called():
+    fast = optimize_for_inference(build("FPN"))
+    seen = []
+    conv = fast.backbone.bottom_up.res2[0].conv2
+    handle = conv.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    expected = infer(fast, images(ARCHITECTURES["FPN"]))
+    assert len(seen) == 1
+    handle.remove()
+    assert_close(infer(fast, images(ARCHITECTURES["FPN"])), expected, rtol=1e-3, atol=1e-3)
+
+
+class TestFusedConv2d:
+    def make(self, norm="BN", activation=None, **kwargs):
+        torch.manual_seed(0)
+        conv = Conv2d(
+            6, 12, 3, bias=norm == "", norm=get_norm(norm, 12), activation=activation, **kwargs
+        ).eval()
+        if norm in ("BN", "FrozenBN"):
+            conv.norm.running_mean.uniform_(-1, 1)
+            conv.norm.running_var.uniform_(0.5, 2)
+        return conv
+
+    @pytest.mark.parametrize("norm", ["", "BN", "FrozenBN", "LN"])
+    @pytest.mark.parametrize("activation", [None, nn.ReLU(), torch.tanh], ids=str)
+    @pytest.mark.parametrize(
+        "window",
+        [{}, {"padding": 1}, {"stride": 2}, {"dilation": 2}, {"groups": 3, "padding": (0, 2)}],
+        ids=str,
+    )
+    def test_equals_its_parts(self, norm, activation, window):
+        conv = self.make(norm, activation, **window)
+        fast = optimize_for_inference(conv)
+        x = torch.randn(2, 6, 9, 11)
+        with torch.no_grad():
+            assert type(fast) is FusedConv2d
+            assert_close(fast(x), conv(x), rtol=1e-4, atol=1e-5)
+            assert fast(x[:0]).shape == conv(x[:0]).shape
+
+    @pytest.mark.parametrize("relu", [False, True])
+    @pytest.mark.parametrize("window", [{}, {"padding": 1}], ids=str)
+    def test_adds_before_it_clips(self, relu, window):
+        conv = self.make(**window)
+        x = torch.randn(2, 6, 9, 11)
+        with torch.no_grad():
+            expected = conv(x)
+            other = torch.randn_like(expected)
+            actual = optimize_for_inference(conv).run(x, relu=relu, add=other)
+        expected += other
+        assert_close(actual, expected.relu() if relu else expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("kind", ["reflect", "same"])
+    def test_other_paddings_stay_as_they_are(self, kind):
+        options = {"padding": "same"} if kind == "same" else {"padding": 1, "padding_mode": kind}
+        assert type(optimize_for_inference(Conv2d(3, 4, 3, **options))) is Conv2d
+
+    def test_written_weights_are_noticed(self):
+        conv = optimize_for_inference(self.make())
+        x = torch.randn(1, 6, 5, 5)
+        with torch.no_grad():
+            before = conv(x)
+            conv.norm.bias += 1
+            assert_close(conv(x), before + 1)
+
+    def test_gradients_flow_outside_of_no_grad(self):
+        conv = optimize_for_inference(self.make())
+        conv(torch.randn(1, 6, 5, 5)).sum().backward()
+        assert conv.weight.grad is not None
+
+    def test_plain_operations_where_they_are_asked_for(self):
+        conv = optimize_for_inference(self.make(padding=1))
+        x = torch.randn(1, 6, 5, 5)
+        with torch.no_grad(), dispatch.use_implementation("reference"):
+            conv(x)
+        assert conv._prepared is None
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_scripts_as_the_plain_layer():
+    conv = optimize_for_inference(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2)))
+    x = torch.randn(1, 3, 7, 7)
+    scripted = torch.jit.script(conv)
+    with torch.no_grad():
+        assert_close(scripted(x), conv(x), rtol=1e-4, atol=1e-5)
