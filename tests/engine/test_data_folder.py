@@ -149,9 +149,12 @@ def test_two_ways_to_name_the_data_are_one_too_many(make, tmp_path):
 def test_a_folder_is_trained_on_and_evaluated_without_code(make, tmp_path, capsys):
     folder = make("polygons", "voc")
     options = {
-        "config": "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml", "data": folder, "output": tmp_path / "out",
-        "device": "cpu", "overrides": ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=2"],
-    }  # fmt: skip
+        "config": "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml",
+        "data": folder,
+        "output": tmp_path / "out",
+        "device": "cpu",
+        "overrides": ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=2"],
+    }
     run_train(TrainOptions(random_weights=True, **options))
     assert "Trains on data_train, evaluates on data_val." in capsys.readouterr().out
     weights = tmp_path / "out" / "model_final.pth"
