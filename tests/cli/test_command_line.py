@@ -116,6 +116,8 @@ def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path)
         (("train", "COCO-Detection/faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
         (("train", SMALL_MODEL, "--train-data", "a.json", "b"), "'a.json' does not exist"),
         (("train", SMALL_MODEL, "--set", "SOLVER.BASE_LRR=1"), "SOLVER.BASE_LR"),
+        (("train", "--data", "."), "No dataset is recognised"),
+        (("train",), "Name a config"),
         (("eval", "own.yaml"), "own.yaml"),
         (("visualize", "nothing.json"), "neither a registered dataset nor"),
         (("zoo", "list", "--task", "poetry"), "'poetry'"),

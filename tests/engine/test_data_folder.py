@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.convert import write_content
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.data_folder import read_data_folder
-from detectron2.engine.train_command import TrainOptions, configure
+from detectron2.engine.train_command import TrainOptions, configure, run_evaluate, run_train
 
 MASKS = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 BOXES = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
@@ -143,3 +143,22 @@ def test_two_ways_to_name_the_data_are_one_too_many(make, tmp_path):
     pair = (tmp_path / "a.json", tmp_path)
     with pytest.raises(ValueError, match="--data is a whole dataset"):
         configured(make("boxes"), BOXES, train_data=pair)
+
+
+@pytest.mark.slow
+def test_a_folder_is_trained_on_and_evaluated_without_code(make, tmp_path, capsys):
+    folder = make("polygons", "voc")
+    options = {
+        "config": "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml",
+        "data": folder,
+        "output": tmp_path / "out",
+        "device": "cpu",
+        "overrides": ["SOLVER.MAX_ITER=2", "SOLVER.IMS_PER_BATCH=2"],
+    }
+    run_train(TrainOptions(random_weights=True, **options))
+    assert "Trains on data_train, evaluates on data_val." in capsys.readouterr().out
+    weights = tmp_path / "out" / "model_final.pth"
+    names = json.loads((tmp_path / "out" / "metadata.json").read_text())["thing_classes"]
+    assert names == CLASSES
+    metrics = run_evaluate(TrainOptions(weights=str(weights), **options))
+    assert {"bbox", "segm"} <= set(metrics)

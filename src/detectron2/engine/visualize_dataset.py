@@ -74,13 +74,16 @@ def draw_record(
         record: a record.
         metadata: of its dataset.
         rows: detections of this image.
-        widest: draw smaller images of wider ones; without `rows` only.
+        widest: wider images are drawn smaller, and those less than half as wide larger, so that
+            labels can be read; without `rows` only.
 
     Returns:
         (H, W, 3) uint8.
     """
     rgb = read_image(record["file_name"], format="RGB")
-    scale = 1.0 if widest is None else min(1.0, widest / rgb.shape[1])
+    scale = 1.0
+    if widest is not None:
+        scale = min(widest / rgb.shape[1], max(1.0, widest / 2 / rgb.shape[1]))
     picture = Visualizer(rgb, metadata, scale=scale).draw_dataset_dict(record).get_image()
     if rows is None:
         return picture
