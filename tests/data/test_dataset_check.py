@@ -253,9 +253,10 @@ def test_classes_without_objects_are_named(shapes):
     assert any("1 of 6 classes" in r and "unicorn" in r for r in reasons)
 
 
-def test_images_of_the_validation_set_in_the_training_set_are_leaks(shapes, clean):
-    shapes.image(0).resize((50, 40)).save(clean / "val" / "00001.png")
-    val = coco_dataset(clean / "val.json", clean / "val")
+def test_images_of_the_validation_set_in_the_training_set_are_leaks(shapes, clean, tmp_path):
+    shutil.copytree(clean / "val", tmp_path / "val")
+    shapes.image(0).resize((50, 40)).save(tmp_path / "val" / "00001.png")
+    val = coco_dataset(clean / "val.json", tmp_path / "val")
     found = [p for p in shapes.check(against=[val]).problems if p.kind == "leakage"]
     assert len(found) == 1 and found[0].file == str(shapes.path(0))
     assert found[0].other_file.endswith(os.path.join("val", "00001.png"))
