@@ -350,7 +350,8 @@ def test_predict_and_eval_take_an_exported_file(exported, tmp_path):
     assert [each["name"] for each in content["categories"]] == [f"class {k}" for k in range(5)]
     done = command("eval", exported.path, "--data", annotations, photos, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "bbox" in done.stdout + done.stderr
+    assert "Average Precision" in done.stdout and "copypaste: AP,AP50" in done.stdout
+    assert (tmp_path / "coco_instances_results.json").is_file()
     done = command("eval", exported.path)
     assert done.returncode == 1 and "add --data ANNOTATIONS.json IMAGE_FOLDER" in done.stderr
 
