@@ -15,6 +15,7 @@ from support import FORMATS, supported, table
 from detectron2 import model_zoo
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.engine.predict_command import PredictOptions, run_predict
 from detectron2.export import ProofError, UnsupportedModelError, export, load
 from detectron2.export import proof as proof_module
 from detectron2.export.batched import batched_model
@@ -340,19 +341,26 @@ def dataset(folder):
     return folder / "val.json", folder / "photos"
 
 
-def test_predict_and_eval_take_an_exported_file(exported, tmp_path):
-    annotations, photos = dataset(tmp_path)
-    done = command("predict", photos, "--config", exported.path, "--output", tmp_path / "out",
-                   "--min-score", 0)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_predict_takes_an_exported_file(exported, tmp_path):
+    _, photos = dataset(tmp_path)
+    options = {"inputs": [str(photos)], "config": str(exported.path), "output": tmp_path / "out"}
+    summary = run_predict(PredictOptions(**options, min_score=0.0))
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert len(content["images"]) == 2 and len(content["annotations"]) > 0
+    assert summary.images == len(content["images"]) == 2 and len(content["annotations"]) > 0
     assert [each["name"] for each in content["categories"]] == [f"class {k}" for k in range(5)]
+    with pytest.raises(ValueError, match="has its weights and settings inside"):
+        run_predict(PredictOptions(**options, random_weights=True))
+
+
+@pytest.mark.slow
+def test_eval_takes_an_exported_file(exported, tmp_path):
+    annotations, photos = dataset(tmp_path)
     done = command("eval", exported.path, "--val-data", annotations, photos, "--output", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "bbox" in done.stdout + done.stderr
+    assert "Average Precision" in done.stdout and "copypaste: AP,AP50" in done.stdout
+    assert (tmp_path / "coco_instances_results.json").is_file()
     done = command("eval", exported.path)
-    assert done.returncode == 1 and "add --data ANNOTATIONS.json IMAGE_FOLDER" in done.stderr
+    assert done.returncode == 1 and "add --val-data ANNOTATIONS.json IMAGE_FOLDER" in done.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.default_evaluators import build_evaluator
+from detectron2.utils.logger import setup_logger
 
 __all__ = ["evaluate_exported"]
 
@@ -25,6 +26,7 @@ def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu"
     """
     from detectron2.export import load
 
+    setup_logger(str(output))
     exported = load(path, device)
     records = DatasetCatalog.get(dataset)
     prepare = exported.prepare
