@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -43,6 +44,11 @@ def export_small(architecture, format, folder, **options):
     shortest = 160 if architecture == "FCOS" else 96
     options = {"shortest_edge": shortest, "longest_edge": 256, **options}
     return export(small_model(architecture), format, folder / f"m{FORMATS[format]}", **options)
+
+
+def detections(line):
+    """Numbers of detections in a line of a proof."""
+    return [int(count) for count in re.findall(r"\d+", line.rpartition(":")[2])]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,7 @@ def test_an_image_without_detections_gives_none(tmp_path):
     model.roi_heads.box_predictor.test_score_thresh = 0.9999
     need("onnx")
     exported = export(model, "onnx", tmp_path / "m.onnx", shortest_edge=96, longest_edge=160)
-    assert all(line.endswith("0 detections") for line in exported.proof)
+    assert [detections(line) for line in exported.proof] == [[0, 0], [0], [0]]
     (found,) = exported.predict([picture()])
     assert len(found["instances"]) == 0 and found["instances"].pred_masks.shape == (0, 72, 96)
 
@@ -392,4 +398,4 @@ def test_full_size_models_are_exported_and_proved(config, format, tmp_path):
     torch.manual_seed(0)
     model = vary(build_model(cfg))
     exported = export(model, format, tmp_path / f"m{FORMATS[format]}")
-    assert not all(line.endswith("0 detections") for line in exported.proof)
+    assert all(sum(detections(line)) > 0 for line in exported.proof[:2])
