@@ -1,12 +1,16 @@
 """How many training samples does one data loading worker make, and how much memory does it take?
 
-    python benchmarks/data.py [--images 200] [--rounds 3] [--annotations 1000000]
+    python benchmarks/data.py [--images 200] [--rounds 3] [--annotations 1000000] [--only NAME]
 
 Samples: a JPEG of 640 x 480 with 8 objects becomes a tensor of 1067 x 800 with boxes, classes and
 masks. `plain` does the same with Pillow and, for bitmaps, pycocotools, one object after the other,
 the way one writes it at first. Both run in one worker of a DataLoader; the fastest round counts.
 
-Memory: what a forked worker gains by reading all records once. Needs Linux (/proc).
+Large photographs: a JPEG of 3000 x 2000 becomes the same kind of sample, decoded whole or no
+larger than needed (INPUT.REDUCED_DECODE), with masks and without.
+
+Memory: what a forked worker gains by reading all records once, and what two ranks of a machine
+take together. Needs Linux (/proc).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import copy
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,11 @@ from torch.utils.data import DataLoader
 
 from detectron2.data import DatasetFromList, DatasetMapper, MapDataset
 from detectron2.data import transforms as T
+from detectron2.data.reduced_decode import ReducedDecodeMapper
+from detectron2.data.shared_list import list_container
+from detectron2.engine import launch
 from detectron2.structures import BoxMode
+from detectron2.utils import comm
 
 SHORTEST_EDGE = 800
 OBJECTS = 8
@@ -37,21 +45,22 @@ CORNERS = 25
 Record = dict[str, Any]
 
 
-def make_records(folder: Path, count: int = 20) -> list[Record]:
-    """Pictures with as much detail as a photograph (100 KB each) and wavy objects."""
+def make_records(folder: Path, count: int = 20, size: tuple[int, int] = (640, 480)) -> list[Record]:
+    """Pictures with as much detail as a photograph (100 KB at 640 x 480) and wavy objects."""
+    width, height = size
     rng = np.random.default_rng(0)
     records = []
     for number in range(count):
         coarse = rng.uniform(0, 255, (12, 16, 3)).astype(np.uint8)
-        picture = np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+        picture = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
         noisy = picture + rng.normal(0, 12, picture.shape)
         path = folder / f"{number}.jpg"
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=85)
         records.append(
             {
                 "file_name": str(path),
-                "height": 480,
-                "width": 640,
+                "height": height,
+                "width": width,
                 "image_id": number,
                 "annotations": [make_annotation(rng) for _ in range(OBJECTS)],
             }
@@ -158,6 +167,33 @@ def throughput(count: int, rounds: int) -> str:
     return tabulate(rows, headers, floatfmt=".1f")
 
 
+def large_photographs(count: int, rounds: int) -> str:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        records = make_records(Path(folder), 5, (3000, 2000))
+        for masks in (True, False):
+            options = {
+                "augmentations": [
+                    T.ResizeShortestEdge((SHORTEST_EDGE,), 1333, "choice"),
+                    T.RandomFlip(),
+                ],
+                "image_format": "BGR",
+                "use_instance_mask": masks,
+                "instance_mask_format": "bitmask",
+            }
+            both = DatasetMapper(True, **options), ReducedDecodeMapper(True, **options)
+            for mapper in both:
+                mapper(records[0])
+            rates = [
+                [samples_per_second(records, mapper, count) for mapper in both]
+                for _ in range(rounds)
+            ]
+            best = [max(column) for column in zip(*rates)]
+            rows.append(["bitmasks" if masks else "boxes only", *best, best[1] / best[0]])
+    headers = ["3000 x 2000", "whole, images/s", "reduced, images/s", "ratio"]
+    return tabulate(rows, headers, floatfmt=".1f")
+
+
 def private_mib() -> float:
     with open("/proc/self/smaps_rollup") as stream:
         return sum(int(line.split()[1]) for line in stream if line.startswith("Private")) / 1024
@@ -220,15 +256,74 @@ def memory(annotations: int) -> str:
     return tabulate(rows, headers, floatfmt=".0f")
 
 
+class MadeRecords(Sequence):
+    """Records that are made when they are asked for, so that they take no memory themselves."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.images))]
+        if not 0 <= index < self.images:
+            raise IndexError(index)
+        rng = np.random.default_rng(index)
+        annotations = [make_annotation(rng) for _ in range(OBJECTS)]
+        return {"file_name": f"images/{index:012d}.jpg", "annotations": annotations}
+
+
+def memory_of_rank(images: int, shared: bool, folder: str) -> None:
+    """Write what this rank's share of the machine's memory grows by, in MiB."""
+    before = proportional_mib()
+    dataset = DatasetFromList(
+        MadeRecords(images), copy=False, serialize=list_container() if shared else True
+    )
+    for i in range(0, images, 8):
+        dataset[i]
+    comm.synchronize()
+    gained = proportional_mib() - before
+    (Path(folder) / str(comm.get_rank())).write_text(str(gained))
+    comm.synchronize()
+
+
+def proportional_mib() -> float:
+    """Memory of this process; what several share counts in parts that add up to one."""
+    with open("/proc/self/smaps_rollup") as stream:
+        return sum(int(line.split()[1]) for line in stream if line.startswith("Pss:")) / 1024
+
+
+def memory_of_ranks(annotations: int, ranks: int = 2) -> str:
+    rows = []
+    for name, shared in (("a list for each rank", False), ("RankSharedList", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (annotations // OBJECTS, shared, folder)
+            launch(memory_of_rank, ranks, dist_url="auto", args=arguments)
+            total = sum(float(path.read_text()) for path in Path(folder).iterdir())
+        rows.append([name, total])
+    headers = [f"{annotations} annotations", f"{ranks} ranks together, MiB"]
+    return tabulate(rows, headers, floatfmt=".0f")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--annotations", type=int, default=1_000_000)
+    parts = {
+        "samples": lambda: throughput(options.images, options.rounds),
+        "photographs": lambda: large_photographs(options.images // 4, options.rounds),
+        "workers": lambda: memory(options.annotations),
+        "ranks": lambda: memory_of_ranks(options.annotations),
+    }
+    parser.add_argument("--only", choices=parts, help="one of the tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(throughput(options.images, options.rounds), end="\n\n")
-    print(memory(options.annotations))
+    for name, measure in parts.items():
+        if options.only in (None, name):
+            print(measure(), end="\n\n")
 
 
 if __name__ == "__main__":

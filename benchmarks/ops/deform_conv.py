@@ -4,12 +4,12 @@ The three stages of ResNet-50 that use it, for an image of 800 x 1088.
 """
 
 import torch
-from measure import arguments, milliseconds, peer, print_table, under
+from measure import Row, arguments, milliseconds, peer, print_table, under
 
 from detectron2 import ops
 
 
-def rows(channels: int, height: int, width: int, options) -> list:
+def rows(channels: int, height: int, width: int, options) -> list[Row]:
     random = torch.Generator().manual_seed(0)
     shapes = [
         (1, channels, height, width),
@@ -40,14 +40,19 @@ def rows(channels: int, height: int, width: int, options) -> list:
         if peer() is not None:
             candidates["torchvision"] = wrap(theirs)
         result.append(
-            (f"{channels} x {height} x {width}, {what}", milliseconds(candidates, options))
+            (
+                f"deform_conv, {channels} x {height} x {width}, {what}",
+                milliseconds(candidates, options),
+            )
         )
     return result
 
 
+def table(options) -> list[Row]:
+    stages = ((128, 100, 136), (256, 50, 68), (512, 25, 34))
+    return [row for stage in stages for row in rows(*stage, options)]
+
+
 if __name__ == "__main__":
     options = arguments(__doc__)
-    table = []
-    for channels, height, width in ((128, 100, 136), (256, 50, 68), (512, 25, 34)):
-        table += rows(channels, height, width, options)
-    print_table(table, options)
+    print_table(table(options), options)

@@ -1,6 +1,7 @@
 """Shared by the benchmarks of this folder: time candidates side by side, print a table."""
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -9,12 +10,22 @@ import torch
 
 from detectron2.ops import dispatch
 
+# A case, and for each candidate the milliseconds of one run in every repeat.
+Row = tuple[str, dict[str, list[float]]]
+
+# Short runs are repeated until they take this long together.
+SECONDS_PER_REPEAT = 0.02
+# A candidate whose first run takes longer is timed twice only.
+SLOW_SECONDS = 1.0
+
 
 def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-reference", action="store_true", help="leave out the slow reference")
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="run these benchmarks only")
     parser.add_argument(
         "--busy-machine",
         action="store_true",
@@ -49,18 +60,32 @@ def under(implementation: str, function: Callable[[], object]) -> Callable[[], o
 
 def milliseconds(
     candidates: dict[str, Callable[[], object]], options: argparse.Namespace
-) -> dict[str, float]:
-    """Fastest run of each candidate; they take turns, so that noise hits all alike."""
-    best = dict.fromkeys(candidates, float("inf"))
-    for turn in range(options.repeats + 1):  # the first turn warms up: it compiles
+) -> dict[str, list[float]]:
+    """Times of each candidate, one per repeat; they take turns, so that noise hits all alike."""
+    if options.no_reference:
+        candidates = {name: run for name, run in candidates.items() if name != "reference"}
+    loops, repeats = {}, {}
+    for name, run in candidates.items():
+        run()  # compiles, and touches the memory
+        seconds = one_run(run, 1, options)
+        loops[name] = max(1, int(SECONDS_PER_REPEAT / max(seconds, 1e-6)))
+        repeats[name] = 2 if seconds > SLOW_SECONDS else options.repeats
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(options.repeats):
         for name, run in candidates.items():
-            synchronize(options.device)
-            start = options.clock()
-            run()
-            synchronize(options.device)
-            if turn:
-                best[name] = min(best[name], 1e3 * (options.clock() - start))
-    return best
+            if repeat < repeats[name]:
+                times[name].append(1e3 * one_run(run, loops[name], options))
+    return times
+
+
+def one_run(run: Callable[[], object], loops: int, options: argparse.Namespace) -> float:
+    """Seconds of one out of several runs."""
+    synchronize(options.device)
+    start = options.clock()
+    for _ in range(loops):
+        run()
+    synchronize(options.device)
+    return (options.clock() - start) / loops
 
 
 def synchronize(device: str) -> None:
@@ -68,19 +93,31 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def print_table(rows: list[tuple[str, dict[str, float]]], options: argparse.Namespace) -> None:
-    """One line per case: milliseconds of every candidate, and its ratio to the first."""
+def print_table(rows: list[Row], options: argparse.Namespace) -> None:
+    """One line per case: median of every candidate, its range, and its ratio to the kernel."""
     clock = "processor time" if options.busy_machine else "wall time"
     print(
-        f"{options.device}, {options.threads} threads, float32, {clock}, best of {options.repeats}"
+        f"{options.device}, {options.threads} threads, float32, {clock}: median of "
+        f"{options.repeats} repeats in ms (lowest to highest), and ratio to the kernel"
     )
-    names = list(rows[0][1])
+    names = ["kernel", "torchvision", "reference"]
+    names = [name for name in names if any(name in times for _, times in rows)]
     width = max(len(case) for case, _ in rows)
-    print(" " * width, *(f"{name:>24}" for name in names))
+    print(" " * width, *(f"{name:>34}" for name in names))
     for case, times in rows:
-        first = times[names[0]]
-        cells = (
-            f"{times[name]:12.2f} ms {times[name] / first:6.1f} x" if name in times else " " * 24
-            for name in names
-        )
-        print(f"{case:<{width}}", *cells)
+        first = statistics.median(times["kernel"])
+        cells = (cell(times[name], first) if name in times else " " * 34 for name in names)
+        print(f"{case:<{width}}", *cells, flush=True)
+
+
+def cell(times: list[float], first: float) -> str:
+    middle = statistics.median(times)
+    text = (
+        f"{digits(middle)} ({digits(min(times))} to {digits(max(times))}) {middle / first:6.1f} x"
+    )
+    return f"{text:>34}"
+
+
+def digits(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.3f}" if value < 1 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"

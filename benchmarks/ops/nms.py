@@ -4,7 +4,7 @@ Random boxes, of which few or many overlap; all of one class, and of 80 classes.
 """
 
 import torch
-from measure import arguments, milliseconds, peer, print_table, under
+from measure import Row, arguments, milliseconds, peer, print_table, under
 
 from detectron2 import ops
 
@@ -16,7 +16,7 @@ def random_boxes(count: int, extent: float, largest: float, device: str) -> torc
     return torch.cat([corner, corner + size], 1).to(device)
 
 
-def rows(count: int, extent: float, largest: float, options) -> list:
+def rows(count: int, extent: float, largest: float, options) -> list[Row]:
     random = torch.Generator().manual_seed(1)
     boxes = random_boxes(count, extent, largest, options.device)
     scores = torch.rand(count, generator=random).to(options.device)
@@ -37,9 +37,17 @@ def rows(count: int, extent: float, largest: float, options) -> list:
     return result
 
 
+def table(options) -> list[Row]:
+    cases = (
+        (100, 800, 100),
+        (1000, 800, 100),
+        (5000, 800, 100),
+        (5000, 800, 400),
+        (20000, 800, 100),
+    )
+    return [row for case in cases for row in rows(*case, options)]
+
+
 if __name__ == "__main__":
     options = arguments(__doc__)
-    table = []
-    for case in ((1000, 800, 100), (5000, 800, 100), (5000, 800, 400), (20000, 800, 100)):
-        table += rows(*case, options)
-    print_table(table, options)
+    print_table(table(options), options)

@@ -4,7 +4,7 @@ No other library has a CPU kernel to compare with that is not the original's own
 """
 
 import torch
-from measure import arguments, milliseconds, print_table, under
+from measure import Row, arguments, milliseconds, print_table, under
 
 from detectron2 import ops
 
@@ -17,9 +17,8 @@ def random_boxes(count: int, extent: float, largest: float, device: str) -> torc
     return torch.cat([center, size, angle], 1).to(device)
 
 
-if __name__ == "__main__":
-    options = arguments(__doc__)
-    table = []
+def table(options) -> list[Row]:
+    rows = []
     for extent, what in ((800, "few overlaps"), (100, "many overlaps")):
         boxes = random_boxes(1000, extent, 100, options.device)
         scores = torch.rand(1000, generator=torch.Generator().manual_seed(1)).to(options.device)
@@ -28,5 +27,10 @@ if __name__ == "__main__":
             ("NMS of 1000", lambda b=boxes, s=scores: ops.nms_rotated(b, s, 0.5)),
         ):
             candidates = {"kernel": run, "reference": under("reference", run)}
-            table.append((f"{name}, {what}", milliseconds(candidates, options)))
-    print_table(table, options)
+            rows.append((f"rotated {name}, {what}", milliseconds(candidates, options)))
+    return rows
+
+
+if __name__ == "__main__":
+    options = arguments(__doc__)
+    print_table(table(options), options)

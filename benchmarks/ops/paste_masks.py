@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import torch
-from measure import arguments, milliseconds, print_table, under
+from measure import Row, arguments, milliseconds, print_table, under
 
 from detectron2 import ops
 
@@ -30,19 +30,23 @@ def peak_memory(count: int, height: int, width: int) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
+def table(options) -> list[Row]:
+    rows = []
+    for count, height, width in ((100, 800, 1333), (20, 800, 1333)):
+        masks, boxes = inputs(count, height, width, options.device)
+        run = lambda m=masks, b=boxes, s=(height, width): ops.paste_masks(m, b, s)  # noqa: E731
+        candidates = {"kernel": run, "reference": under("reference", run)}
+        case = f"paste_masks, {count} masks on {height} x {width}"
+        rows.append((case, milliseconds(candidates, options)))
+    return rows
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
         peak_memory(300, 3000, 4000)
         sys.exit()
     options = arguments(__doc__)
-    table = []
-    for count, height, width in ((100, 800, 1333), (20, 800, 1333)):
-        masks, boxes = inputs(count, height, width, options.device)
-        run = lambda m=masks, b=boxes, s=(height, width): ops.paste_masks(m, b, s)  # noqa: E731
-        candidates = {"kernel": run, "reference": under("reference", run)}
-        times = milliseconds(candidates, options)
-        table.append((f"{count} masks on {height} x {width}", times))
-    print_table(table, options)
+    print_table(table(options), options)
     if options.device == "cpu":
         command = [sys.executable, __file__, "--memory"]
         kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -5,7 +5,7 @@ and 512 boxes over the four levels of a pyramid, in both memory formats.
 """
 
 import torch
-from measure import arguments, milliseconds, peer, print_table, under
+from measure import Row, arguments, milliseconds, peer, print_table, under
 
 from detectron2 import ops
 
@@ -27,7 +27,7 @@ def with_gradient(run, features: list[torch.Tensor]):
     return both
 
 
-def one_level(memory_format: torch.memory_format, ratio: int, options) -> list:
+def one_level(memory_format: torch.memory_format, ratio: int, options) -> list[Row]:
     features = torch.randn(1, 256, 200, 272, device=options.device)
     features = [features.contiguous(memory_format=memory_format)]
     rois = boxes_on_image(1000, 112, options.device)
@@ -38,10 +38,12 @@ def one_level(memory_format: torch.memory_format, ratio: int, options) -> list:
     runs = {"kernel": ours, "reference": ours}
     if peer() is not None:
         runs["torchvision"] = lambda maps: peer().roi_align(maps[0], rois, 7, 0.25, ratio, True)
-    return rows_of(f"1000 boxes, ratio {ratio}, {memory_format}", runs, features, options)
+    return rows_of(
+        f"roi_align, 1000 boxes, ratio {ratio}, {memory_format}", runs, features, options
+    )
 
 
-def pyramid(memory_format: torch.memory_format, options) -> list:
+def pyramid(memory_format: torch.memory_format, options) -> list[Row]:
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     features = [
         torch.randn(1, 256, 200 >> level, 272 >> level, device=options.device).contiguous(
@@ -67,10 +69,10 @@ def pyramid(memory_format: torch.memory_format, options) -> list:
     runs = {"kernel": ours, "reference": ours}
     if peer() is not None:
         runs["torchvision"] = loop
-    return rows_of(f"512 boxes, 4 levels, {memory_format}", runs, features, options)
+    return rows_of(f"roi_align, 512 boxes, 4 levels, {memory_format}", runs, features, options)
 
 
-def rows_of(case: str, runs: dict, features: list[torch.Tensor], options) -> list:
+def rows_of(case: str, runs: dict, features: list[torch.Tensor], options) -> list[Row]:
     rows = []
     for what, wrap in (
         ("forward", lambda run: lambda: run(features)),
@@ -84,11 +86,15 @@ def rows_of(case: str, runs: dict, features: list[torch.Tensor], options) -> lis
     return rows
 
 
+def table(options) -> list[Row]:
+    rows = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        rows += one_level(memory_format, 2, options)
+        rows += one_level(memory_format, 0, options)
+        rows += pyramid(memory_format, options)
+    return rows
+
+
 if __name__ == "__main__":
     options = arguments(__doc__)
-    table = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        table += one_level(memory_format, 2, options)
-        table += one_level(memory_format, 0, options)
-        table += pyramid(memory_format, options)
-    print_table(table, options)
+    print_table(table(options), options)

@@ -4,12 +4,12 @@
 """
 
 import torch
-from measure import arguments, milliseconds, print_table, under
+from measure import Row, arguments, milliseconds, print_table, under
 
 from detectron2 import ops
 
 
-def rows(memory_format: torch.memory_format, options) -> list:
+def rows(memory_format: torch.memory_format, options) -> list[Row]:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(1, 256, 200, 272, device=options.device)
     features = features.contiguous(memory_format=memory_format)
@@ -29,13 +29,17 @@ def rows(memory_format: torch.memory_format, options) -> list:
     result = []
     for what, run in (("forward", lambda: pool(features)), ("forward + backward", with_gradient)):
         candidates = {"kernel": run, "reference": under("reference", run)}
-        result.append((f"{memory_format}, {what}", milliseconds(candidates, options)))
+        result.append(
+            (f"roi_align_rotated, {memory_format}, {what}", milliseconds(candidates, options))
+        )
     return result
+
+
+def table(options) -> list[Row]:
+    formats = (torch.contiguous_format, torch.channels_last)
+    return [row for memory_format in formats for row in rows(memory_format, options)]
 
 
 if __name__ == "__main__":
     options = arguments(__doc__)
-    table = []
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        table += rows(memory_format, options)
-    print_table(table, options)
+    print_table(table(options), options)

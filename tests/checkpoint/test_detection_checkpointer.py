@@ -16,6 +16,7 @@ from detectron2.checkpoint import (
     PeriodicCheckpointer,
     UnsafeCheckpointError,
 )
+from detectron2.checkpoint._report import group_subtrees
 from detectron2.layers import FrozenBatchNorm2d
 
 
@@ -258,6 +259,58 @@ def test_known_differences_of_old_files_are_no_problem(tmp_path, caplog):
     state = {**nn.Linear(1, 1).state_dict(), "rpn.anchor_generator.cell_anchors.0": torch.ones(1)}
     DetectionCheckpointer(model).load(save(tmp_path / "m.pth", {"model": state}))
     assert not caplog.records
+
+
+def wide_state(prefix, blocks):
+    """Names of a network with many layers."""
+    return {
+        f"{prefix}.{block}.conv{i}.{leaf}": torch.ones(2)
+        for block in range(blocks)
+        for i in (1, 2, 3)
+        for leaf in ("weight", "bias")
+    }
+
+
+def test_checkpoint_of_another_architecture_is_told_in_groups(tmp_path, caplog):
+    state = {
+        **wide_state("net.blocks", 40),
+        **wide_state("other.head", 20),
+        "head.bias": torch.ones(9),
+    }
+    checkpointer = DetectionCheckpointer(Backbone())
+    checkpointer.load(save(tmp_path / "m.pth", {"model": state}))
+    report = checkpointer.report
+    assert report.is_foreign and (report.loaded, report.total) == (0, 7)
+    assert report.empty_parts == ["backbone", "head"]
+    lines = caplog.text.splitlines()
+    assert len(lines) < 25
+    assert "another architecture" in lines[0]
+    (net,) = [line for line in lines if "net.blocks" in line]
+    assert "net.blocks.* (240 tensors)" in net and "not in the model" in net
+    (head,) = [line.split() for line in lines if line.startswith("head.bias")]
+    assert head[1:5] == ["9,", "...", "2,", "..."]  # shapes on both sides
+
+
+def test_a_backbone_alone_is_no_other_architecture(tmp_path, caplog):
+    state = {k: v for k, v in Backbone().state_dict().items() if k.startswith("backbone")}
+    checkpointer = DetectionCheckpointer(Backbone())
+    assert checkpointer.report is None
+    checkpointer.load(save(tmp_path / "m.pth", {"model": state}))
+    assert not checkpointer.report.is_foreign
+    assert checkpointer.report.empty_parts == ["head"]
+    assert "Nothing of head is in the checkpoint." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("most", "groups"),
+    [
+        (1, [["a.0.b", "a.0.w", "a.1.w"], ["z"]]),
+        (2, [["a.0.b", "a.0.w", "a.1.w"], ["z"]]),
+        (9, [["a.0.b", "a.0.w"], ["a.1.w"], ["z"]]),
+    ],
+)
+def test_names_are_grouped_as_finely_as_the_number_of_lines_allows(most, groups):
+    assert group_subtrees(["a.0.b", "a.0.w", "a.1.w", "z"], most) == groups
 
 
 # --- saving and resuming --------------------------------------------------------------------

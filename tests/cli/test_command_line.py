@@ -7,10 +7,28 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from detectron2.cli.main import main
+from detectron2.utils.file_io import PathManager
 
 SMALL_MODEL = "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml"
-VERBS = ("quickstart", "predict", "train", "eval", "debug-batch", "visualize", "zoo", "doctor")
+VERBS = (
+    "quickstart",
+    "predict",
+    "train",
+    "eval",
+    "debug-batch",
+    "compare",
+    "export",
+    "visualize",
+    "zoo",
+    "doctor",
+    "benchmark",
+    "dataset",
+)
 
 
 def run(*arguments, cwd=None, **environment):
@@ -99,6 +117,8 @@ def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path)
         (("train", "COCO-Detection/faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
         (("train", SMALL_MODEL, "--train-data", "a.json", "b"), "'a.json' does not exist"),
         (("train", SMALL_MODEL, "--set", "SOLVER.BASE_LRR=1"), "SOLVER.BASE_LR"),
+        (("train", "--data", "."), "No dataset is recognised"),
+        (("train",), "Name a config"),
         (("eval", "own.yaml"), "own.yaml"),
         (("visualize", "nothing.json"), "neither a registered dataset nor"),
         (("zoo", "list", "--task", "poetry"), "'poetry'"),
@@ -129,11 +149,102 @@ def test_output_that_is_a_file_is_said_before_any_work(photos, tmp_path):
 
 
 def test_zoo_lists_models_with_scores_and_licence():
-    done = run("zoo", "list", "--task", "keypoints", "--sort", "keypoint_ap")
+    done = run("zoo", "list", "--task", "keypoints", "--sort", "ap")
     assert done.returncode == 0, done.stderr
     names = [line for line in done.stdout.splitlines() if "keypoint_rcnn" in line]
     assert len(names) == 5 and "R_101" in names[0]  # 66.1 AP, the best
     assert "CC BY-SA" in done.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys, tmp_path):
+    """The command in this process, in `tmp_path`: no second import of torch."""
+
+    def run_main(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(sys, "argv", ["detectron2", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run_main
+
+
+def test_zoo_shows_an_architecture_in_numbers(run_here):
+    code, out, _ = run_here("zoo", "show", SMALL_MODEL, "--size", 64, 96)
+    assert code == 0
+    for text in ("GeneralizedRCNN", "FPN > ResNet", "parameters: 5,339,450", "64 x 96", "GFLOPs"):
+        assert text in out
+    assert "none are published" in out
+
+
+def test_zoo_shows_published_numbers_and_the_licence_of_the_weights(run_here):
+    code, out, _ = run_here("zoo", "show", "COCO-Detection/retinanet_R_50_FPN_3x", "--no-build")
+    assert code == 0 and "parameters" not in out
+    for text in (
+        "box_ap: 38.7",
+        "memory of training, GB per GPU: 4.1",
+        "CC BY-SA 3.0",
+        "5bd44e.pkl",
+    ):
+        assert text in out
+
+
+def test_zoo_converts_there_and_back(run_here, tmp_path):
+    weights = torch.arange(6.0).view(2, 3)
+    torch.save({"model": {"a.weight": weights}}, tmp_path / "in.pth")
+    for source, target in (("in.pth", "a.pkl"), ("a.pkl", "out.safetensors")):
+        code, out, _ = run_here("zoo", "convert", source, target)
+        assert code == 0 and f"{target}: 1 tensors" in out
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["a.weight"], weights)
+
+
+def test_zoo_downloads_to_the_cache_and_prints_where(run_here, monkeypatch):
+    addresses = []
+    monkeypatch.setattr(
+        PathManager, "get_local_path", lambda path: addresses.append(path) or "/cache/file.pkl"
+    )
+    code, out, _ = run_here("zoo", "download", "COCO-Detection/retinanet_R_50_FPN_3x.yaml")
+    assert (code, out) == (0, "/cache/file.pkl\n")
+    assert addresses[0].endswith("/190397829/model_final_5bd44e.pkl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("zoo", "show", "faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
+        (("zoo", "download", "Misc/mask_rcnn_R_50_FPN_3x_gm.yaml"), "mask_rcnn_R_50_FPN_3x_gn"),
+        (("zoo", "show", "common/train.py"), "is a piece of configs and describes no model"),
+        (("zoo", "convert", "nothing.pkl", "a.pth"), "no checkpoint 'nothing.pkl'"),
+        (("zoo", "convert", "open.py", "a.txt"), "must end in .safetensors, .pth, .pkl"),
+        (("train", "open.py"), "'open.py' is no valid Python, line 1"),
+        (("train", "wrong.py"), "'wrong.py', line 2: AttributeError"),
+        (("train", "newer.yaml"), "'newer.yaml' is of VERSION 3"),
+        (("eval", "broken.yaml", "--weights", "x.pth"), "'broken.yaml' is no valid YAML, line 2"),
+    ],
+)
+def test_mistakes_around_models_and_configs_are_one_sentence(
+    run_here, tmp_path, arguments, sentence
+):
+    (tmp_path / "open.py").write_text("x = (1,\n")
+    (tmp_path / "wrong.py").write_text("x = 1\ny = x.z\n")
+    (tmp_path / "newer.yaml").write_text("VERSION: 3\n")
+    (tmp_path / "broken.yaml").write_text("A: [1\nB: 2\n")
+    code, _, err = run_here(*arguments)
+    assert code == 1 and err.startswith("error: ") and sentence in err
+
+
+def test_weights_of_another_architecture_are_refused_before_the_first_image(photos, tmp_path):
+    state = {f"backbone.net.blocks.{i}.mlp.fc1.weight": torch.zeros(2) for i in range(300)}
+    torch.save({"model": state}, tmp_path / "vit.pth")
+    done = run("predict", photos, "--config", SMALL_MODEL, "--weights", tmp_path / "vit.pth",
+               "--output", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "backbone.net.blocks.* (300 tensors)" in done.stderr
+    assert "vit.pth' does not fit this config: 0 of" in done.stderr
+    assert len(done.stderr.splitlines()) < 30
+    assert not list((tmp_path / "out").glob("*.jpg"))
 
 
 def test_doctor_says_which_kernel_runs_for_every_op():

@@ -162,6 +162,11 @@ def small_config():
         ("a.c=[5,6]", "a.c", [5, 6]),
         ("a.c='(1, 2)'", "a.c", "(1, 2)"),
         ("+a.d=1", "a.d", 1),
+        ("++a.b=7", "a.b", 7),
+        ("a.c.0=9", "a.c", [9, 2]),
+        ("a.b=int(3.0)", "a.b", 3),
+        ("a.b=", "a.b", ""),
+        ("a.d=${a.b}", "a.d", 1),
         ("new.x.y=1", "new.x.y", 1),
         ("a={e: 2}", "a.e", 2),
         ("fc.in_features=9", "fc.in_features", 9),
@@ -174,8 +179,9 @@ def test_override_sets_a_value(word, key, value):
 
 
 def test_override_deletes_an_entry():
-    cfg = LazyConfig.apply_overrides(small_config(), ["~a.b"])
-    assert "b" not in cfg.a
+    for word in ("~a.b", "~a.b=1"):
+        cfg = LazyConfig.apply_overrides(small_config(), [word])
+        assert "b" not in cfg.a
     with pytest.raises(KeyError, match="no such entry"):
         LazyConfig.apply_overrides(cfg, ["~a.nothing"])
 
@@ -186,6 +192,9 @@ def test_override_deletes_an_entry():
         ("a.b.c=1", KeyError, "'a.b' is 1, not a group"),
         ("a.b", ValueError, "not understood"),
         ("a.b=1,2", ValueError, "several values"),
+        ("a@x=1", ValueError, "'@'"),
+        ("~a.b=2", KeyError, "it is 1, not 2"),
+        ("~nothing.b=2", KeyError, "no such entry"),
     ],
 )
 def test_bad_override_is_explained(word, error, message):
@@ -280,3 +289,10 @@ def test_python_text_reads_like_assignments():
         )
         """
     ).replace("HOLD", f"{hold.__module__}.hold").replace("XXX", "x" * 60).replace("ZZZ", "z" * 60)
+
+
+def test_saved_config_that_is_no_yaml_is_named_with_its_line(tmp_path):
+    path = tmp_path / "cut.yaml"
+    path.write_text("a: 1\nb: [2,\n")
+    with pytest.raises(ValueError, match="cut.yaml' is no valid YAML, line 3"):
+        LazyConfig.load(str(path))

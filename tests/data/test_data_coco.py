@@ -249,13 +249,42 @@ def test_written_and_loaded_again(converted, tmp_path):
     assert os.listdir(file.parent) == ["out.json"]  # no temporary file is left
 
 
-def test_a_file_that_exists_is_used_unless_told_otherwise(converted, tmp_path, caplog):
+def test_a_file_is_kept_while_it_holds_the_dataset(converted, tmp_path, caplog):
     file = tmp_path / "out.json"
-    file.write_text("{}")
     convert_to_coco_json(converted, str(file))
-    assert file.read_text() == "{}" and "delete the file" in caplog.text
+    os.utime(file, (1, 1))
+    convert_to_coco_json(converted, str(file))
+    assert file.stat().st_mtime == 1
     convert_to_coco_json(converted, str(file), allow_cached=False)
+    assert file.stat().st_mtime > 1
+    assert "writing it anew" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", "[]"])
+def test_a_file_that_holds_something_else_is_written_anew(converted, tmp_path, caplog, content):
+    file = tmp_path / "out.json"
+    file.write_text(content)
+    convert_to_coco_json(converted, str(file))
     assert len(json.loads(file.read_text())["annotations"]) == 4
+    assert "writing it anew" in caplog.text
+
+
+def test_a_file_of_a_dataset_that_changed_is_written_anew(converted, tmp_path):
+    file = tmp_path / "out.json"
+    convert_to_coco_json(converted, str(file))
+    changed = convertible()
+    changed[0]["annotations"][0]["bbox"][0] += 1
+    DatasetCatalog.remove(converted)
+    DatasetCatalog.register(converted, lambda: changed)
+    convert_to_coco_json(converted, str(file))
+    assert json.loads(file.read_text())["annotations"][0]["bbox"][0] == 2
+
+
+def test_rotated_boxes_come_back_rotated(converted, tmp_path):
+    convert_to_coco_json(converted, str(tmp_path / "out.json"))
+    rotated = load_coco_json(str(tmp_path / "out.json"), "")[1]["annotations"][2]
+    assert rotated["bbox"] == [20, 20, 10, 8, 30]
+    assert rotated["bbox_mode"] == BoxMode.XYWHA_ABS
 
 
 def test_a_failed_conversion_leaves_no_file(name, tmp_path):

@@ -1,8 +1,8 @@
 """Cityscapes, LVIS and PASCAL VOC, and where the builtin datasets look for their files."""
 
 import json
-import logging
 import uuid
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ from detectron2.data.datasets import (
     register_pascal_voc,
 )
 from detectron2.data.datasets import cityscapes as city
-from detectron2.data.datasets._lvis_categories import read_categories
 from detectron2.data.datasets.builtin_meta import (
     CITYSCAPES_CATEGORIES,
     COCO_CATEGORIES,
     _get_builtin_metadata,
 )
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
+from detectron2.data.datasets.lvis_v1_categories import LVIS_CATEGORIES
 from detectron2.structures import BoxMode
 
 # -- PASCAL VOC
@@ -160,33 +160,22 @@ def test_quirk_old_lvis_names_end_in_the_name_of_2017(tmp_path):
     assert record["file_name"] == "coco/000000001268.jpg"
 
 
-def test_lvis_categories_come_from_the_dataset(lvis, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    read_categories.cache_clear()
-    with pytest.raises(FileNotFoundError, match="Download LVIS"):
-        get_lvis_instances_meta("lvis_v1_train")
-    for file in ("lvis_v1_train", "lvis_v1_val", "lvis_v0.5_val"):
-        lvis(f"lvis/{file}.json")
+def test_lvis_categories_ship_with_the_package():
     meta = get_lvis_instances_meta("lvis_v1_val")
-    assert meta["thing_classes"] == ["bat", "bat_(animal)", "cup"]
-    assert meta["class_image_count"][2] == {"id": 3, "image_count": 30}
-    assert get_lvis_instances_meta("lvis_v0.5_train") == {"thing_classes": meta["thing_classes"]}
-    read_categories.cache_clear()
+    assert len(meta["thing_classes"]) == len(meta["class_image_count"]) == 1203
+    # Class names are first synonyms, which differ from the names where those would repeat.
+    assert LVIS_CATEGORIES[161]["name"] == "bull" and meta["thing_classes"][161] == "horned_cow"
+    assert meta["class_image_count"][1202] == {"id": 1203, "image_count": 81}
+    by_frequency = Counter(category["frequency"] for category in LVIS_CATEGORIES)
+    assert by_frequency == {"r": 337, "c": 461, "f": 405}  # as the dataset's paper counts
+    old = get_lvis_instances_meta("lvis_v0.5_train")
+    assert list(old) == ["thing_classes"] and len(set(old["thing_classes"])) == 1230
 
 
 def test_lvis_versions():
     assert len(get_lvis_instances_meta("lvis_v0.5_val_cocofied")["thing_classes"]) == 80
     with pytest.raises(ValueError, match="'lvis_v9'"):
         get_lvis_instances_meta("lvis_v9")
-
-
-def test_what_needs_no_class_names_works_without_lvis(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    read_categories.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        metadata = builtin._lvis_metadata("a.json", "coco/", "lvis_v1")
-    assert metadata["evaluator_type"] == "lvis" and "thing_classes" not in metadata
-    assert "Download LVIS" in caplog.text
 
 
 # -- Cityscapes

@@ -228,8 +228,8 @@ def test_iterable_datasets_are_quarantined_as_well():
         list(MapDataset(Stream(), read, quarantine=Quarantine(0, budget=1)))
 
 
-def test_the_default_budget_is_one_percent_and_at_least_ten():
-    assert Quarantine(50).budget == 10 and Quarantine(5000).budget == 50
+def test_the_default_budget_is_ten_percent_and_at_least_ten():
+    assert Quarantine(50).budget == 10 and Quarantine(5000).budget == 500
     with pytest.raises(ValueError, match="-1"):
         Quarantine(5, budget=-1)
 

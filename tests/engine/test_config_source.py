@@ -96,3 +96,21 @@ def test_a_name_like_no_other_is_told_where_names_are():
 def test_what_is_no_config_is_refused():
     with pytest.raises(TypeError, match="A list is no config"):
         resolve_config(["a.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.py", "x = (\n", r"a.py' is no valid Python, line 1: .*\n    x = \("),
+        ("a.py", "x = 1\ny = x.z\n", r"a.py', line 2: AttributeError: 'int' object has no"),
+        ("a.py", "from .b import c\n", r"a.py', line 1: ImportError: .* does not exist"),
+        ("a.py", "from .inner import x\n", r"inner.py', line 2: ZeroDivisionError"),
+        ("a.yaml", "A: [1\nB: 2\n", r"a.yaml' is no valid YAML, line 2, column 2: expected"),
+        ("a.yaml", "VERSION: 3\nNEW: 1\n", r"a.yaml' is of VERSION 3, but this config is of"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_sentence_with_file_and_line(tmp_path, name, text, message):
+    (tmp_path / "inner.py").write_text("\nx = 1 / 0\n")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        resolve_config(tmp_path / name)

@@ -116,3 +116,15 @@ def test_a_lazy_config_names_a_model(cfg, tmp_path):
 def test_an_unknown_name_is_told_its_neighbours():
     with pytest.raises(FileNotFoundError, match="Similar names"):
         DefaultPredictor("COCO-Detection/faster_rcnn_R50_FPN_1x.yaml")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_convention_a_stream_gives_what_single_calls_give(cfg, batch_size):
+    predictor = DefaultPredictor(cfg)
+    random = np.random.default_rng(0)
+    sizes = [(60, 90), (90, 60), (60, 90), (50, 50), (60, 90)]
+    images = [random.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    for image, streamed in zip(images, predictor.stream(images, batch_size), strict=True):
+        alone = predictor(image)["instances"]
+        assert streamed["instances"].image_size == image.shape[:2]
+        assert torch.allclose(streamed["instances"].scores, alone.scores)

@@ -177,7 +177,7 @@ class TestFusedConv2d:
         return conv
 
     @pytest.mark.parametrize("norm", ["", "BN", "FrozenBN", "LN"])
-    @pytest.mark.parametrize("activation", [None, nn.ReLU(), torch.tanh], ids=str)
+    @pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.Tanh()], ids=str)
     @pytest.mark.parametrize(
         "window",
         [{}, {"padding": 1}, {"stride": 2}, {"dilation": 2}, {"groups": 3, "padding": (0, 2)}],

@@ -70,3 +70,10 @@ def test_every_builtin_dataset_has_evaluators():
         kinds.add(MetadataCatalog.get(name).evaluator_type)
     assert kinds <= set(EVALUATORS)
     assert default_evaluators.__all__ == ["EVALUATORS", "EvaluatorFactory", "build_evaluator"]
+
+
+def test_what_was_chosen_is_logged(make_coco, caplog):
+    coco = make_coco(evaluator_type="coco")
+    with caplog.at_level("INFO"):
+        build_evaluator(coco.name)
+    assert f"{coco.name} is evaluated by COCOEvaluator (evaluator_type 'coco')" in caplog.text

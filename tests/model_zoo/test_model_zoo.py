@@ -4,12 +4,14 @@ import json
 import os
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from detectron2 import model_zoo
 from detectron2.config import CfgNode, LazyConfig, instantiate
-from detectron2.model_zoo import catalogue
+from detectron2.model_zoo import catalogue, summary
 from detectron2.model_zoo.model_zoo import config_names
+from detectron2.modeling import SimpleFeaturePyramid, ViT
 
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 NAMES = config_names()
@@ -109,6 +111,11 @@ def test_unknown_name_gets_the_nearest_ones(call):
         call("COCO-Detection/faster_rcnn_R50_FPN_1x.yaml")
 
 
+def test_the_last_part_of_a_name_is_enough_for_a_suggestion():
+    with pytest.raises(RuntimeError, match="Did you mean 'Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml"):
+        model_zoo.get_config_file("cascade_mask_rcnn_R_50_FPN_3x.yml")
+
+
 def test_checkpoint_address_is_the_same_for_yaml_and_python():
     urls = {
         model_zoo.get_checkpoint_url(f"COCO-Detection/retinanet_R_50_FPN_1x.{ending}")
@@ -155,6 +162,9 @@ def test_entries_can_be_chosen_and_sorted():
     known = [score for score in scores if score is not None]
     assert known == sorted(known, reverse=True) and known[0] == 44.0
     assert scores[len(known) :] == [None] * (len(scores) - len(known))
+    assert catalogue.entries(task="instance segmentation", dataset="COCO", sort_by="ap") == masks
+    panoptic = catalogue.entries(task="panoptic segmentation", sort_by="ap")
+    assert [entry.main_score for entry in panoptic] == [46.1, 43.0, 41.5, 39.4]
     fastest = catalogue.entries(sort_by="inference_seconds_per_image")
     assert fastest[0].config == "COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml"
     assert fastest[-1].inference_seconds_per_image is None
@@ -208,3 +218,45 @@ def test_reading_a_config_does_not_load_the_models():
         "assert 'detectron2.modeling' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- numbers of a model ---------------------------------------------------------------------
+
+
+def test_summary_counts_parts_parameters_and_multiply_adds():
+    model = summary.build("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml")
+    numbers = summary.summarize(model, (64, 96))
+    assert numbers.architecture == "GeneralizedRCNN"
+    assert [(part.name, part.layers) for part in numbers.parts] == [
+        ("backbone", "FPN > ResNet"),
+        ("proposal_generator", "RPN"),
+        ("roi_heads", "StandardROIHeads"),
+    ]
+    assert numbers.parameters == sum(part.parameters for part in numbers.parts)
+    assert numbers.parameters == sum(p.numel() for p in model.parameters()) == numbers.trainable
+    assert numbers.megabytes > 4 * numbers.parameters / 2**20
+    # The stem alone: 32 x 48 places, 32 channels of 7 x 7 x 3.
+    assert numbers.parts[0].gflops > 32 * 48 * 32 * 147 / 1e9
+    assert numbers.gflops == pytest.approx(sum(part.gflops for part in numbers.parts))
+    assert summary.summarize(model, None).gflops is None
+
+
+def test_numbers_are_for_the_size_that_a_model_is_made_for():
+    model, net = torch.nn.Module(), ViT(embed_dim=4, depth=1, num_heads=1)
+    assert summary.usual_size(model) == (800, 1088)
+    model.backbone = SimpleFeaturePyramid(net, "last_feat", 4, (1.0,))
+    assert summary.usual_size(model) == (800, 1088)
+    model.backbone = SimpleFeaturePyramid(net, "last_feat", 4, (1.0,), square_pad=64)
+    assert summary.usual_size(model) == (64, 64)
+
+
+def test_a_model_that_takes_proposals_is_given_some():
+    model = summary.build("COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml")
+    (sample,) = summary.example_inputs(model, (40, 60))
+    boxes = sample["proposals"].proposal_boxes
+    assert len(boxes) == 1000 and boxes.nonempty().all() and boxes.inside_box((40, 60)).all()
+
+
+def test_a_piece_of_a_config_has_no_model():
+    with pytest.raises(ValueError, match="describes no model"):
+        summary.build("common/train.py")

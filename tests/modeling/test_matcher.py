@@ -46,6 +46,16 @@ def test_without_predictions_nothing_is_matched():
     assert len(matches) == len(labels) == 0
 
 
+def test_convention_a_subclass_may_choose_its_low_quality_matches():
+    class FirstOnly(Matcher):
+        def set_low_quality_matches_(self, match_labels, match_quality_matrix):
+            match_labels[0] = 1
+
+    matches, labels = FirstOnly([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True)(QUALITY)
+    assert labels.tolist() == [1, -1, 0, -1]
+    assert matches.tolist() == [1, 1, 2, 0]
+
+
 @pytest.mark.parametrize(
     "thresholds, labels, words",
     [

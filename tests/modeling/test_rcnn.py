@@ -231,7 +231,10 @@ def test_a_model_can_be_built_without_memory():
 def test_an_unknown_architecture_is_named():
     cfg = small_c4_cfg()
     cfg.MODEL.META_ARCHITECTURE = "Nothing"
-    with pytest.raises(KeyError, match="Nothing"):
+    with pytest.raises(KeyError, match="'META_ARCH' has no 'Nothing'; it has .*PanopticFPN"):
+        build_model(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "GeneralisedRCNN"
+    with pytest.raises(KeyError, match="did you mean 'GeneralizedRCNN'"):
         build_model(cfg)
 
 

@@ -22,6 +22,32 @@ NMS = {"boxes": "*fp32", "classes": "*i64", "bits": "*i32", "threshold": "fp32",
 IOU = {"boxes1": "*fp32", "boxes2": "*fp32", "output": "*fp16", "ROWS": 16, "COLUMNS": 128}
 DOUBLE_IOU = {**IOU, "boxes1": "*fp64", "boxes2": "*fp64", "output": "*fp64"}
 PASTE = {"masks": "*fp32", "boxes": "*fp32", "output": "*u8", "threshold": "fp32", "BLOCK": 1024}
+ROTATED = {
+    "data": "*fp32", "pooled": "*fp32", "images": "*i64", "boxes": "*fp32", "RATIO": 0, "ROWS": 7,
+    "COLUMNS": 7, "LAST": True, "REAL": tl.float32, "BACKWARD": False, "BLOCK": 256,
+}  # fmt: skip
+DOUBLE_ROTATED = {**ROTATED, "data": "*fp64", "boxes": "*fp64", "REAL": tl.float64}
+ROTATED_IOU = {"first": "*fp64", "second": "*fp64", "output": "*fp32", "ROWS": 16, "COLUMNS": 64}
+ROTATED_NMS = {
+    "shapes": "*fp64", "classes": "*i64", "bits": "*i32", "threshold": "*fp32", "WORD": 32
+}  # fmt: skip
+DEFORM = {
+    "cells": "*fp32", "offset": "*fp32", "mask": "*fp32", "columns": "*fp32", "first": "i64",
+    "of_cells": "*fp32", "of_offset": "*fp32", "of_mask": "*fp32",
+    "GROUPS": 1, "OFFSET_GROUPS": 1, "TAPS": 9, "KERNEL_COLUMNS": 3, "MASK": True,
+    "REAL": tl.float32, "PLACES": 32, "CHANNELS": 32,
+}  # fmt: skip
+HALF_DEFORM = {**DEFORM, "cells": "*bf16", "columns": "*bf16", "MASK": False, "GROUPS": 2}
+DOUBLE = {**DEFORM, "cells": "*fp64", "of_cells": "*fp64", "REAL": tl.float64}
+FOCAL = {
+    "logits": "*bf16", "labels": "*i64", "output": "*fp32", "grad": "*fp32", "positive": "fp32",
+    "negative": "fp32", "gamma": "fp32", "SQUARE": True, "BACKWARD": False, "BLOCK": 1024,
+}  # fmt: skip
+FOCAL_BACKWARD = {**FOCAL, "output": "*bf16", "SQUARE": False, "BACKWARD": True}
+MATCHER = {
+    "quality": "*fp32", "thresholds": "*fp32", "labels": "*i8", "matches": "*i64",
+    "match_labels": "*i8", "tops": "*fp32", "INTERVALS": 3, "LOW_QUALITY": True, "COLUMNS": 256,
+}  # fmt: skip
 
 # Module, kernel, and its arguments: a type, or the value of a constant. Others are integers.
 KERNELS = [
@@ -36,6 +62,23 @@ KERNELS = [
     ("box_iou", "iou_tile", {**DOUBLE_IOU, "REAL": tl.float64}),
     ("paste_masks", "paste_block", {**PASTE, "SOFT": False}),
     ("paste_masks", "paste_block", {**PASTE, "SOFT": True}),
+    ("box_iou_rotated", "iou_tile", ROTATED_IOU),
+    ("box_iou_rotated", "iou_tile", {**ROTATED_IOU, "output": "*fp64"}),
+    ("nms_rotated", "overlap_word_rotated", {**ROTATED_NMS, "CLASSES": True}),
+    ("nms_rotated", "overlap_word_rotated", {**ROTATED_NMS, "CLASSES": False}),
+    ("roi_align_rotated", "visit_rotated_samples", ROTATED),
+    ("roi_align_rotated", "visit_rotated_samples", {**ROTATED, "BACKWARD": True, "LAST": False}),
+    ("roi_align_rotated", "visit_rotated_samples", {**DOUBLE_ROTATED, "RATIO": 2}),
+    ("deform_conv", "gather_taps", DEFORM),
+    ("deform_conv", "gather_taps", HALF_DEFORM),
+    ("deform_conv", "give_back_taps", DEFORM),
+    ("deform_conv", "give_back_taps", HALF_DEFORM),
+    ("deform_conv", "give_back_taps", DOUBLE),
+    ("sigmoid_focal_loss", "focal_block", FOCAL),
+    ("sigmoid_focal_loss", "focal_block", FOCAL_BACKWARD),
+    ("matcher", "match_columns", MATCHER),
+    ("matcher", "match_columns", {**MATCHER, "quality": "*fp64", "tops": "*fp64"}),
+    ("matcher", "label_reached", MATCHER),
 ]
 
 

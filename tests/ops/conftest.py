@@ -5,21 +5,10 @@ Triton: on a GPU if there is one, else on CPU tensors in Triton's interpreter, w
 switched on before Triton is imported.
 """
 
-import os
-
 import pytest
 import torch
-from ops_contract import Kernel
+from ops_contract import KERNEL, Kernel
 
-
-def kernel_under_test() -> Kernel:
-    if os.environ.get("DETECTRON2_TEST_KERNELS") != "triton":
-        return Kernel("numba", "cpu")
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return Kernel("triton", "cpu" if interpreted else "cuda")
-
-
-KERNEL = kernel_under_test()
 # The interpreter takes a tenth of a second per box: there, a few of the ugly cases must do.
 COUNTS = [0, 7] if KERNEL.is_interpreted else [0, 1, 7, 1000]
 DTYPES = [torch.float32, torch.bfloat16]

@@ -65,6 +65,14 @@ def test_convention_boxes_with_a_nan_overlap_nothing(kernel):
         assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 0]]
 
 
+def test_tiles_of_the_matrix_join_seamlessly(kernel):
+    counts = (17, 130) if kernel.is_interpreted else (129, 2049)
+    first = random_boxes(counts[0], device=kernel.device)
+    second = random_boxes(counts[1], device=kernel.device, seed=1)
+    for pair in ((first, second), (second, first)):
+        check_against_reference(box_iou, kernel, *pair)
+
+
 def test_torch_op_is_registered_correctly(kernel):
     boxes = random_boxes(5, device=kernel.device).requires_grad_(True)
     other = torch.rand(3, 4, generator=generator("other")).to(kernel.device)

@@ -2,15 +2,18 @@ import math
 
 import pytest
 import torch
-from ops_contract import assert_close, generator, random_rotated_boxes
+from ops_contract import assert_close, check_against_reference, generator, random_rotated_boxes
 
 from detectron2.ops import box_iou, box_iou_rotated, dispatch
 
 
-@pytest.fixture(params=["numba", "reference"], autouse=True)
+@pytest.fixture(params=["numba", "reference"])
 def implementation(request):
     with dispatch.use_implementation(request.param):
         yield request.param
+
+
+either = pytest.mark.usefixtures("implementation")
 
 
 def corners(box):
@@ -57,6 +60,7 @@ def iou_by_clipping(first, second):
     return common / (first[2] * first[3] + second[2] * second[3] - common)
 
 
+@either
 def test_is_the_area_of_clipped_polygons():
     boxes1 = random_rotated_boxes(30, 40).double()
     boxes2 = random_rotated_boxes(40, 40, seed=1).double()
@@ -68,6 +72,7 @@ def test_is_the_area_of_clipped_polygons():
     torch.testing.assert_close(box_iou_rotated(boxes1, boxes2), expected, rtol=1e-9, atol=1e-12)
 
 
+@either
 @pytest.mark.parametrize(
     ("box", "other", "expected"),
     [
@@ -94,6 +99,7 @@ def test_values_a_person_can_check(box, other, expected):
     )
 
 
+@either
 def test_boxes_far_from_the_origin_lose_no_precision():
     boxes = random_rotated_boxes(20, 40).double()
     moved = boxes + torch.tensor([2.0**20, -(2.0**20), 0, 0, 0]).double()
@@ -102,6 +108,7 @@ def test_boxes_far_from_the_origin_lose_no_precision():
     )
 
 
+@either
 def test_upright_boxes_have_the_iou_of_upright_boxes():
     boxes = random_rotated_boxes(50, 60)
     boxes[:, 4] = 0
@@ -110,24 +117,33 @@ def test_upright_boxes_have_the_iou_of_upright_boxes():
     assert_close(box_iou_rotated(boxes, boxes), box_iou(upright, upright))
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 1000])
-def test_matches_reference(count):
-    first, second = random_rotated_boxes(count), random_rotated_boxes(23, seed=1)
+def test_matches_reference(kernel, count):
+    first = random_rotated_boxes(count, device=kernel.device)
+    second = random_rotated_boxes(23, device=kernel.device, seed=1)
+    actual = check_against_reference(box_iou_rotated, kernel, first, second)
     with dispatch.use_implementation("reference"):
         expected = box_iou_rotated(first, second)
-    torch.testing.assert_close(box_iou_rotated(first, second), expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_matches_reference_where_many_overlap(kernel):
+    # More than one tile, and tiles that end in the middle.
+    first = random_rotated_boxes(19, 30, kernel.device)
+    second = random_rotated_boxes(67, 30, kernel.device, seed=1)
+    first[:5, 4], second[:5, 4] = 0, torch.arange(5, device=kernel.device) * 90.0
+    actual = check_against_reference(box_iou_rotated, kernel, first, second)
+    assert (actual > 0).float().mean() > 0.1
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_every_dtype_matches_reference(dtype):
-    boxes = random_rotated_boxes(9).to(dtype)
+def test_every_dtype_matches_reference(kernel, dtype):
+    boxes = random_rotated_boxes(9, device=kernel.device).to(dtype)
     strided = torch.stack([boxes, boxes], 2)[:, :, 0]
-    with dispatch.use_implementation("reference"):
-        expected = box_iou_rotated(boxes, boxes)
-    assert expected.dtype == dtype
-    assert_close(box_iou_rotated(strided, strided), expected)
+    actual = check_against_reference(box_iou_rotated, kernel, strided, strided)
+    assert actual.dtype == dtype
 
 
+@either
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("column", range(5))
 def test_convention_boxes_that_are_not_finite_overlap_nothing(column, bad):
@@ -136,11 +152,21 @@ def test_convention_boxes_that_are_not_finite_overlap_nothing(column, bad):
     assert box_iou_rotated(boxes, boxes).tolist() == [[pytest.approx(1), 0], [0, 0]]
 
 
-def test_torch_op_is_registered_correctly():
-    boxes = random_rotated_boxes(4)
-    torch.library.opcheck(torch.ops.detectron2.box_iou_rotated, (boxes, boxes[:2]))
+def test_boxes_that_are_not_finite_or_empty_match_reference(kernel):
+    boxes = torch.tensor([[5.0, 5, 4, 4, 30]], device=kernel.device).repeat(14, 1)
+    for column in range(5):
+        boxes[column, column], boxes[5 + column, column] = math.nan, math.inf
+    boxes[10, 2], boxes[11, 3], boxes[12, 2] = 0, -2, 1e-9
+    check_against_reference(box_iou_rotated, kernel, boxes, boxes)
 
 
+def test_torch_op_is_registered_correctly(kernel):
+    boxes = random_rotated_boxes(4, device=kernel.device)
+    with kernel.active():
+        torch.library.opcheck(torch.ops.detectron2.box_iou_rotated, (boxes, boxes[:2]))
+
+
+@either
 def test_wrong_arguments_are_named():
     boxes = torch.rand(3, 5, generator=generator("wrong"))
     with pytest.raises(ValueError, match=r"boxes2 has shape \(3, 4\); expected \(N, 5\) rows of"):

@@ -1,17 +1,12 @@
+import importlib
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from ops_contract import Kernel, assert_close, check_against_reference, generator, laid_out
+from ops_contract import KERNEL, assert_close, check_against_reference, generator, laid_out
 
 from detectron2.ops import deform_conv, dispatch
-
-
-@pytest.fixture
-def kernel():
-    """There is no Triton kernel of this op."""
-    return Kernel("numba", "cpu")
 
 
 def random(*shape, dtype=torch.float32, scale=1.0):
@@ -25,15 +20,22 @@ def case(images=2, channels=8, out=12, size=(13, 11), kernel=3, groups=1, offset
     reach = conv.get("dilation", 1) * (kernel - 1) + 1
     height, width = ((side + 2 * padding - reach) // stride + 1 for side in size)
     taps = offset_groups * kernel**2
-    with torch.no_grad():
-        mask = random(images, taps, height, width).sigmoid()
-    return (
+    tensors = (
         random(images, channels, *size),
         random(images, 2 * taps, height, width, scale=2.0),
         random(out, channels // groups, kernel, kernel),
         random(out),
-        mask.requires_grad_(True),
+        random(images, taps, height, width).sigmoid(),
     )
+    device = conv.get("device", "cpu")
+    return tuple(tensor.detach().to(device).requires_grad_(True) for tensor in tensors)
+
+
+def case_for(implementation, **setting):
+    """:func:`case` on the device of an implementation; smaller where every operation takes long."""
+    if implementation.is_interpreted:
+        setting = {"size": (5, 4), "channels": 8, **setting}
+    return case(device=implementation.device, **setting)
 
 
 LEAVES = ("input", "offset", "weight", "bias", "mask")
@@ -47,6 +49,15 @@ SETTINGS = [
     {"channels": 48, "out": 7, "padding": 3, "kernel": 5, "size": (9, 40)},
     {"images": 0, "padding": 1},
 ]
+# In Triton's interpreter a program takes 20 ms: more than one block of positions and of
+# channels, and groups that do not divide one another, must do.
+INTERPRETED = [
+    {"padding": 1, "size": (5, 4)},
+    {"kernel": 2, "stride": 2, "padding": 2, "dilation": 2, "groups": 2, "offset_groups": 4},
+    {"kernel": 1, "groups": 4, "offset_groups": 2, "channels": 72, "out": 8},
+    {"images": 0, "padding": 1},
+]
+SETTINGS = INTERPRETED if KERNEL.is_interpreted else SETTINGS
 
 
 def settings_of_op(setting):
@@ -78,9 +89,11 @@ def test_convention_an_offset_is_vertical_then_horizontal(implementation):
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_matches_reference(kernel, setting):
-    features, offset, weight, bias, mask = case(**setting)
+    features, offset, weight, bias, mask = case_for(kernel, **setting)
     op = partial(deform_conv, **settings_of_op(setting))
     check_against_reference(op, kernel, features, offset, weight, bias, mask, leaves=LEAVES)
+    if kernel.is_interpreted and setting != SETTINGS[0]:
+        return
     plain = (features, offset, weight)
     check_against_reference(op, kernel, *plain, leaves=LEAVES[:3])
 
@@ -88,7 +101,7 @@ def test_matches_reference(kernel, setting):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_every_dtype_matches_reference(kernel, dtype, memory):
     # Offsets in steps of a quarter: exact in every type, so all types read the same places.
-    features, offset, weight, bias, mask = case(padding=1)
+    features, offset, weight, bias, mask = case_for(kernel, kernel=2, padding=1, images=1)
     tensors = [features, (offset * 4).round() / 4 + 0.125, weight * 0.1, bias, mask]
     tensors = [tensor.detach().to(dtype) for tensor in tensors]
     tensors[0] = laid_out(tensors[0], memory)
@@ -98,7 +111,7 @@ def test_every_dtype_matches_reference(kernel, dtype, memory):
 
 
 def test_offsets_far_outside_read_zeros(kernel):
-    features, offset, weight, bias, mask = case(padding=1)
+    features, offset, weight, bias, mask = case_for(kernel, kernel=2, padding=1)
     with torch.no_grad():
         offset[:, ::2] += 1e9
         offset[:, 1::3] = float("nan")
@@ -107,13 +120,22 @@ def test_offsets_far_outside_read_zeros(kernel):
 
 
 def test_blocks_of_positions_join_seamlessly(kernel, monkeypatch):
-    import importlib
-
-    cpu = importlib.import_module("detectron2.ops.deform_conv.cpu")
-    monkeypatch.setattr(cpu, "VALUES_AT_ONCE", 1)  # the smallest block: 64 positions
-    tensors = case(size=(17, 19), padding=1)
+    module = "gpu" if kernel.implementation == "triton" else "cpu"
+    implementation = importlib.import_module(f"detectron2.ops.deform_conv.{module}")
+    monkeypatch.setattr(implementation, "VALUES_AT_ONCE", 1700)  # of columns: a few positions
+    size = (5, 9) if kernel.is_interpreted else (17, 19)
+    tensors = case_for(kernel, size=size, kernel=2, padding=1, images=1)
     op = partial(deform_conv, padding=1)
     check_against_reference(op, kernel, *tensors, leaves=LEAVES)
+
+
+def test_deterministic_algorithms_give_the_same_gradients(kernel):
+    tensors = case_for(kernel, kernel=1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        check_against_reference(deform_conv, kernel, *tensors, leaves=LEAVES)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("implementation", ["numba", "reference"])
@@ -128,7 +150,7 @@ def test_gradient_is_right(implementation):
 
 
 def test_convention_memory_format_of_the_input_is_kept(kernel):
-    features, offset, weight, _, _ = case(padding=1)
+    features, offset, weight, _, _ = case_for(kernel, kernel=1, padding=1)
     features = features.detach().contiguous(memory_format=torch.channels_last).requires_grad_(True)
     with kernel.active():
         output = deform_conv(features, offset, weight, padding=1)
@@ -137,15 +159,16 @@ def test_convention_memory_format_of_the_input_is_kept(kernel):
     assert features.grad.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_torch_op_is_registered_correctly():
-    features, offset, weight, bias, mask = case(images=1, size=(5, 4), padding=1)
-    numbers = ([1, 1], [1, 1], [1, 1], 1, 1)
+def test_torch_op_is_registered_correctly(kernel):
+    features, offset, weight, bias, mask = case_for(kernel, images=1, size=(4, 3), kernel=1)
+    numbers = ([1, 1], [0, 0], [1, 1], 1, 1)
     op = torch.ops.detectron2.deform_conv
-    torch.library.opcheck(op, (features, offset, weight, bias, mask, *numbers))
-    torch.library.opcheck(op, (features, offset, weight, None, None, *numbers))
-    grad = torch.randn(1, 12, 5, 4)
+    grad = torch.randn(1, 12, 4, 3, device=kernel.device)
     tensors = [tensor.detach() for tensor in (features, offset, weight, mask)]
-    torch.library.opcheck(torch.ops.detectron2.deform_conv_backward, (grad, *tensors, *numbers))
+    with kernel.active():
+        torch.library.opcheck(op, (features, offset, weight, bias, mask, *numbers))
+        torch.library.opcheck(op, (features, offset, weight, None, None, *numbers))
+        torch.library.opcheck(torch.ops.detectron2.deform_conv_backward, (grad, *tensors, *numbers))
 
 
 def test_backward_reference_is_the_gradient_of_the_reference():

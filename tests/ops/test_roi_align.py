@@ -338,3 +338,21 @@ def test_an_image_index_out_of_range_is_an_error_on_cpu():
     rois = torch.tensor([[2.0, 0, 0, 4, 4]])
     with pytest.raises(ValueError, match="rois name images 2 to 2, but the input holds 2 images"):
         roi_align(torch.zeros(2, 3, 8, 8), rois, 7)
+
+
+def test_cells_that_no_box_needs_do_not_reach_the_result(monkeypatch):
+    # Channels-first maps are converted only where boxes are; the rest of the memory is what it
+    # was. Bins of fewer than four cells once read it with weight 0, and 0 * NaN is NaN.
+    class WorstNumpy:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        def empty(self, shape, dtype):
+            return np.full(shape, np.nan, dtype)
+
+    monkeypatch.setattr("detectron2.ops.layout.np", WorstNumpy())
+    features = torch.rand(1, 8, 32, 32)
+    for box in ([31.2, 31.2, 33.0, 33.0], [26.2, 31.2, 31.0, 33.0]):
+        for ratio in (0, 1, 2):
+            pooled = roi_align(features, torch.tensor([[0, *box]]), (2, 2), 1.0, ratio, True)
+            assert pooled.isfinite().all()

@@ -4,7 +4,6 @@ from functools import partial
 import pytest
 import torch
 from ops_contract import (
-    Kernel,
     check_against_reference,
     generator,
     laid_out,
@@ -16,14 +15,8 @@ from ops_contract import (
 from detectron2.ops import dispatch, roi_align, roi_align_rotated
 
 
-@pytest.fixture
-def kernel():
-    """There is no Triton kernel of this op."""
-    return Kernel("numba", "cpu")
-
-
-def random_map(shape, memory="contiguous", dtype=torch.float32):
-    values = torch.randn(shape, generator=generator("map", shape)).to(dtype)
+def random_map(shape, memory="contiguous", dtype=torch.float32, device="cpu"):
+    values = torch.randn(shape, generator=generator("map", shape)).to(device, dtype)
     return laid_out(values, memory).requires_grad_(True)
 
 
@@ -51,20 +44,18 @@ def test_convention_angles_turn_counter_clockwise(implementation):
     assert pooled[0, 0, 0].tolist() == pytest.approx([9.5, 5.5], abs=1e-4)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 300])
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_matches_reference(kernel, count, ratio, memory):
-    features = random_map((2, 5, 24, 30), memory)
-    rois = with_images(random_rotated_boxes(count), 2)
+    features = random_map((2, 5, 24, 30), memory, device=kernel.device)
+    rois = with_images(random_rotated_boxes(count, device=kernel.device), 2)
     op = partial(roi_align_rotated, output_size=(7, 5), spatial_scale=0.25, sampling_ratio=ratio)
     check_against_reference(op, kernel, features, rois, leaves=("input",))
 
 
-@pytest.mark.parametrize("channels", [1, 16, 33])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 33])
 def test_every_dtype_matches_reference(kernel, channels, dtype):
-    features = random_map((2, channels, 24, 30), "channels_last", dtype)
-    rois = with_images(random_rotated_boxes(9), 2)
+    features = random_map((2, channels, 24, 30), "channels_last", dtype, kernel.device)
+    rois = with_images(random_rotated_boxes(5, device=kernel.device), 2)
     rois = rois.double() if dtype == torch.float64 else rois
     op = partial(roi_align_rotated, output_size=3, spatial_scale=0.25, sampling_ratio=0)
     check_against_reference(op, kernel, features, rois, leaves=("input",))
@@ -84,37 +75,55 @@ def test_odd_boxes_match_reference(kernel, ratio, memory):
         [60, 50, 10, 10, math.inf],
         [60, 50, 1000, 2, 90],
     ]
-    features = random_map((1, 3, 24, 30), memory)
-    rois = with_images(torch.tensor(boxes), 1)
+    features = random_map((1, 3, 24, 30), memory, device=kernel.device)
+    if kernel.is_interpreted:  # a map of as many cells takes too long there
+        features, boxes = random_map((1, 3, 5, 6), memory), boxes[2:]
+    rois = with_images(torch.tensor(boxes, device=kernel.device), 1)
     op = partial(roi_align_rotated, output_size=(2, 3), spatial_scale=0.25, sampling_ratio=ratio)
     check_against_reference(op, kernel, features, rois, leaves=("input",))
 
 
 def test_a_box_far_larger_than_the_map_does_not_hang(kernel):
-    rois = torch.tensor([[0, 4, 4, 1e8, 1e8, 30]])
+    rois = torch.tensor([[0, 2, 2, 1e8, 1e8, 30]], device=kernel.device)
+    features = torch.ones(1, 2, 3, 3, device=kernel.device)
     with kernel.active():
-        pooled = roi_align_rotated(torch.ones(1, 2, 8, 8), rois, 2, 1.0, 0)
+        pooled = roi_align_rotated(features, rois, 2, 1.0, 0)
     assert pooled.isfinite().all() and pooled.abs().max() < 1e-6
 
 
 def test_gradient_is_right_twice(kernel):
-    features = torch.randn(1, 2, 6, 5, generator=generator("twice")).double().requires_grad_(True)
-    rois = torch.tensor([[0, 2.5, 3.0, 4.2, 5.5, 30], [0, 2, 2, 3, 3, -100]]).double()
+    features = torch.randn(1, 2, 3, 4, generator=generator("twice"), dtype=torch.float64)
+    features = features.to(kernel.device).requires_grad_(True)
+    rois = [[0, 2.5, 1.0, 2.2, 3.5, 30], [0, 2, 2, 3, 3, -100]]
+    rois = torch.tensor(rois, dtype=torch.float64, device=kernel.device)
+    rois = rois[:1] if kernel.is_interpreted else rois
     with kernel.active():
-        op = lambda one: roi_align_rotated(one, rois, 2, 1.0, 2)  # noqa: E731
-        assert torch.autograd.gradcheck(op, features)
-        assert torch.autograd.gradgradcheck(op, features)
+        op = lambda one: roi_align_rotated(one, rois, (1, 2), 1.0, 2)  # noqa: E731
+        assert torch.autograd.gradcheck(op, features, nondet_tol=1e-12)
+        assert torch.autograd.gradgradcheck(op, features, nondet_tol=1e-12)
 
 
-def test_torch_op_is_registered_correctly():
-    features = random_map((2, 3, 9, 8), "channels_last")
-    rois = with_images(random_rotated_boxes(3, 30), 2)
+def test_torch_op_is_registered_correctly(kernel):
+    features = random_map((2, 3, 9, 8), "channels_last", device=kernel.device)
+    rois = with_images(random_rotated_boxes(2, 30, kernel.device), 2)
+    grad = torch.randn(2, 3, 3, 2, device=kernel.device, requires_grad=True)
     ops = torch.ops.detectron2
-    torch.library.opcheck(ops.roi_align_rotated, (features, rois, 3, 2, 0.25, 0))
-    grad = torch.randn(3, 3, 3, 2, requires_grad=True)
-    torch.library.opcheck(
-        ops.roi_align_rotated_backward, (grad, rois, [2, 3, 9, 8], 0.25, 0, False)
-    )
+    with kernel.active():
+        torch.library.opcheck(ops.roi_align_rotated, (features, rois, 3, 2, 0.25, 1))
+        torch.library.opcheck(
+            ops.roi_align_rotated_backward, (grad, rois, [2, 3, 9, 8], 0.25, 1, False)
+        )
+
+
+def test_deterministic_algorithms_give_the_same_gradient(kernel):
+    features = random_map((2, 3, 9, 8), device=kernel.device)
+    rois = with_images(random_rotated_boxes(3, 30, kernel.device), 2)
+    op = partial(roi_align_rotated, output_size=2, spatial_scale=0.25)
+    torch.use_deterministic_algorithms(True)
+    try:
+        check_against_reference(op, kernel, features, rois, leaves=("input",))
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_backward_reference_is_the_gradient_of_the_reference():

@@ -5,10 +5,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from ops_contract import random_boxes, with_images
+from ops_in_workers import results
 
 from detectron2.ops import nms, roi_align
 from detectron2.ops.threads import parallel_for
@@ -76,6 +78,17 @@ def test_calls_within_calls_do_not_wait_for_one_another():
     assert done.wait(30)
 
 
+def run_alone(arguments, **environment):
+    """A Python program in a process of its own that finds the modules of this folder."""
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
 def sample_inputs():
     features = torch.randn(2, 32, 40, 40, generator=torch.Generator().manual_seed(3))
     rois = with_images(random_boxes(200, 160), 2)
@@ -95,33 +108,34 @@ def test_python_threads_may_use_the_kernels_at_the_same_time():
         assert list(pool.map(lambda _: pooled_sum(), range(40))) == [expected] * 40
 
 
-def child(queue):
-    queue.put(pooled_sum())
+def test_eight_python_threads_may_use_all_kernels_at_the_same_time():
+    expected = [results(index) for index in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda call: results(call % 4), range(8 * 10)))
+    assert found == expected * 20
+
+
+@pytest.mark.slow
+def test_eight_python_threads_may_make_hundreds_of_calls():
+    expected = results(0)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(found == expected for found in pool.map(results, [0] * (8 * 200)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_kernels_run_in_child_processes(method):
+def test_data_loader_workers_may_use_all_kernels(method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform cannot {method}")
-    if method == "fork":
-        # In a process of its own: a fork of this one would copy whatever other tests started.
-        run = subprocess.run(
-            [sys.executable, "-c", FORK],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
-            },
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
-        return
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    process = context.Process(target=child, args=(queue,))
-    process.start()
-    assert queue.get(timeout=100) == pooled_sum()
-    process.join()
+    run = run_alone([str(Path(__file__).with_name("ops_in_workers.py")), method])
+    assert run.stdout == "same results\n", run.stderr
+
+
+def test_kernels_run_after_a_plain_fork():
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("this platform cannot fork")
+    # In a process of its own: a fork of this one would copy whatever other tests started.
+    run = run_alone(["-c", FORK])
+    assert run.returncode == 0, run.stderr
 
 
 FORK = """
@@ -139,3 +153,43 @@ if child == 0:
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 0
 """
+
+
+def compiled_anew(code, cache):
+    """Kernels that a new process with this cache folder compiles, and that it finds there."""
+    run = run_alone(["-c", code + COUNT], NUMBA_CACHE_DIR=str(cache))
+    assert run.returncode == 0, run.stderr
+    return tuple(map(int, run.stdout.split()))
+
+
+COUNT = """
+import sys
+from numba.core.dispatcher import Dispatcher
+modules = [module for name, module in sys.modules.items() if name.startswith("detectron2.ops")]
+kernels = {id(one): one for module in modules for one in vars(module).values()
+           if isinstance(one, Dispatcher)}.values()
+print(sum(sum(one.stats.cache_misses.values()) for one in kernels),
+      sum(sum(one.stats.cache_hits.values()) for one in kernels))
+"""
+
+
+def test_convention_the_second_process_compiles_nothing(tmp_path):
+    code = "import torch\nfrom detectron2.ops.box_iou import cpu\ncpu.warm_up()\n"
+    misses, hits = compiled_anew(code, tmp_path)
+    assert misses > 0 and hits == 0
+    assert compiled_anew(code, tmp_path)[0] == 0
+
+
+WORK = """
+import torch
+from detectron2.ops import dispatch
+dispatch.warm_up()
+"""
+
+
+@pytest.mark.slow
+def test_convention_the_second_process_compiles_no_kernel_at_all(tmp_path):
+    assert compiled_anew(WORK, tmp_path)[0] > 30
+    # Also what ordinary calls need: no signature but those that warm_up() compiles.
+    everything = WORK + "from ops_in_workers import results\nresults(0)\n"
+    assert compiled_anew(everything, tmp_path)[0] == 0

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-__all__ = ["LoadReport", "group_names", "matches_table"]
+__all__ = ["LoadReport", "group_names", "group_subtrees", "matches_table"]
 
 Shape = tuple[int, ...]
+
+# A table with more lines than this is not read; names are put together until it has fewer.
+MOST_LINES = 16
 
 
 def group_names(names: Iterable[str]) -> list[str]:
@@ -22,6 +26,38 @@ def group_names(names: Iterable[str]) -> list[str]:
         leaf = leaves[0] if len(leaves) == 1 else "{" + ", ".join(sorted(leaves)) + "}"
         grouped.append(f"{module}.{leaf}" if module else leaf)
     return grouped
+
+
+def group_subtrees(names: Iterable[str], most: int) -> list[list[str]]:
+    """Names with a common beginning put together, in at most `most` groups.
+
+    The largest group is split at its next dot as long as the number of groups allows it, so a
+    whole backbone may be one group where there is much else to tell. Names that differ in their
+    first part are never in one group, and the tensors of one module always are.
+
+    Returns:
+        The groups in alphabetical order.
+    """
+    groups = _split(list(names), 0)
+    settled: set[str] = set()
+    while len(settled) < len(groups):
+        prefix = max((g for g in groups if g not in settled), key=lambda g: len(groups[g]))
+        parts = _split(groups[prefix], prefix.count(".") + 1)
+        is_one_module = len({name.rpartition(".")[0] for name in groups[prefix]}) == 1
+        if is_one_module or len(groups) - 1 + len(parts) > most:
+            settled.add(prefix)
+        else:
+            del groups[prefix]
+            groups.update(parts)
+    return [members for _, members in sorted(groups.items())]
+
+
+def _split(names: list[str], depth: int) -> dict[str, list[str]]:
+    """Names by their first ``depth + 1`` parts."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(".".join(name.split(".")[: depth + 1]), []).append(name)
+    return groups
 
 
 def matches_table(rows: Sequence[tuple[str, str, Shape]]) -> str:
@@ -43,54 +79,104 @@ def matches_table(rows: Sequence[tuple[str, str, Shape]]) -> str:
 
 
 class LoadReport:
-    """Which tensors of a model were loaded, which keep their initial values, and why."""
+    """Which tensors of a model were loaded, which keep their initial values, and why.
+
+    Attributes:
+        total: number of tensors of the model.
+        loaded: how many of them were loaded.
+        empty_parts: direct children of the model of which nothing was loaded.
+    """
 
     def __init__(
         self,
         *,
-        total: int,
+        names: Sequence[str],
         missing: Sequence[str],
         other_shape: Sequence[tuple[str, Shape, Shape]],
         unused: Sequence[str],
     ) -> None:
         """
         Args:
-            total: number of tensors of the model.
+            names: of all tensors of the model.
             missing: names that the checkpoint does not have.
             other_shape: name, shape in the checkpoint, shape in the model.
             unused: names that only the checkpoint has.
         """
-        self.total = total
+        # Old checkpoints lack the counters of batch norm, which nothing depends on.
+        counted = [name for name in names if not name.endswith(".num_batches_tracked")]
+        self.total = len(counted)
         self.missing = list(missing)
         self.other_shape = list(other_shape)
         self.unused = list(unused)
+        initial = {*self.missing, *self._misshapen()}
+        self.loaded = sum(name not in initial for name in counted)
+        parts = _split([name for name in counted if "." in name], 0)
+        self.empty_parts = [part for part, of_part in parts.items() if initial.issuperset(of_part)]
 
     @property
     def is_complete(self) -> bool:
         """Whether every tensor was loaded and none was left over."""
         return not (self.missing or self.other_shape or self.unused)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the checkpoint seems to be one of another architecture.
+
+        Most of the model was not loaded. Another number of classes changes few tensors, and
+        a backbone alone is most of a model.
+        """
+        return self.total > 0 and 2 * self.loaded < self.total
+
     def text(self) -> str:
-        """One sentence, and a table of what was not loaded."""
-        not_loaded = {*self.missing, *(name for name, _, _ in self.other_shape)}
-        sentence = f"Loaded {self.total - len(not_loaded)} of {self.total} tensors of the model."
+        """One sentence, and a table of what was not loaded; in groups if there is much."""
+        sentence = f"Loaded {self.loaded} of {self.total} tensors of the model."
+        if self.is_foreign:
+            sentence += " This seems to be a checkpoint of another architecture."
+        elif self.empty_parts:
+            sentence += f" Nothing of {' and '.join(self.empty_parts)} is in the checkpoint."
+        rows = self._rows()
+        if len(rows) > MOST_LINES:
+            rows = self._grouped_rows()
+        if not rows:
+            return sentence
+        table = tabulate(rows, headers=("tensor", "in the checkpoint", "in the model", "result"))
+        return f"{sentence}\n{table}{self._advice()}"
+
+    def _absent(self) -> list[str]:
+        return [name for name in self.missing if name not in self._misshapen()]
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """A line per tensor of another shape and per module that is missing or left over."""
         rows = [
             (name, _text(theirs), _text(ours), "keeps its initial values: other shape")
             for name, theirs, ours in self.other_shape
         ]
-        absent = [name for name in self.missing if name not in self._misshapen()]
         rows += [
             (name, "not there", "", "keeps its initial values: not in the checkpoint")
-            for name in group_names(absent)
+            for name in group_names(self._absent())
         ]
         rows += [
             (name, "", "not there", "left out: not in the model")
             for name in group_names(self.unused)
         ]
-        if not rows:
-            return sentence
-        table = tabulate(rows, headers=("tensor", "in the checkpoint", "in the model", "result"))
-        return f"{sentence}\n{table}{self._advice()}"
+        return rows
+
+    def _grouped_rows(self) -> list[tuple[str, str, str, str]]:
+        """The same by the beginnings of the names, with the shapes of one tensor of a group."""
+        shapes = {name: (_text(theirs), _text(ours)) for name, theirs, ours in self.other_shape}
+        kinds = (
+            (list(shapes), "keep their initial values: other shape"),
+            (self._absent(), "keep their initial values: not in the checkpoint"),
+            (self.unused, "left out: not in the model"),
+        )
+        most = MOST_LINES // sum(1 for names, _ in kinds if names)
+        rows = []
+        for names, result in kinds:
+            for members in group_subtrees(names, most):
+                example = shapes.get(members[0])
+                theirs, ours = (f"{side}, ..." for side in example) if example else ("", "")
+                rows.append((_group_name(members), theirs, ours, result))
+        return rows
 
     def _misshapen(self) -> set[str]:
         return {name for name, _, _ in self.other_shape}
@@ -104,6 +190,13 @@ class LoadReport:
                 "are trained from scratch."
             )
         return ""
+
+
+def _group_name(members: list[str]) -> str:
+    if len(members) == 1:
+        return members[0]
+    common = os.path.commonprefix([name.split(".") for name in members])
+    return f"{'.'.join([*common, '*'])} ({len(members)} tensors)"
 
 
 def _text(shape: Shape) -> str:

@@ -28,6 +28,7 @@ from detectron2.checkpoint._files import (
     read_checkpoint,
     save_safetensors,
 )
+from detectron2.checkpoint._input_channels import adapt_input_channels, describe
 from detectron2.checkpoint._report import LoadReport
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts, name_misfits
 from detectron2.checkpoint.torchvision_names import (
@@ -54,9 +55,11 @@ class DetectionCheckpointer(Checkpointer):
     Attributes:
         in_background: `save` copies the state and returns, a thread writes the file. Errors are
             raised by the next `save`, or by `wait`.
+        report: what the last `load` loaded and what not; None before.
     """
 
     in_background: bool = False
+    report: LoadReport | None = None
 
     def __init__(
         self,
@@ -174,6 +177,9 @@ class DetectionCheckpointer(Checkpointer):
                 c2_conversion=checkpoint.get("__author__") == "Caffe2",
             )
             checkpoint["model"] = name_misfits(aligned, ours)
+        adapted = adapt_input_channels(checkpoint["model"], self.model)
+        if adapted:
+            self.logger.warning("%s", describe(adapted))
         incompatible = super()._load_model(checkpoint)
         if self._is_resuming and incompatible.incorrect_shapes:
             name, theirs, ours_shape = incompatible.incorrect_shapes[0]
@@ -189,8 +195,8 @@ class DetectionCheckpointer(Checkpointer):
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Log what was loaded and what was not, and why."""
-        report = LoadReport(
-            total=len(self.model.state_dict()),
+        self.report = report = LoadReport(
+            names=list(self.model.state_dict()),
             missing=_filter_reused_missing_keys(self.model, incompatible.missing_keys),
             other_shape=incompatible.incorrect_shapes,
             unused=incompatible.unexpected_keys,

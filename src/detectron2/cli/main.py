@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from detectron2.cli import debug_batch, doctor, evaluate, predict, quickstart, train, visualize, zoo
+from detectron2.cli import (
+    benchmark,
+    compare,
+    dataset,
+    debug_batch,
+    doctor,
+    evaluate,
+    export,
+    predict,
+    quickstart,
+    train,
+    visualize,
+    zoo,
+)
 from detectron2.version import __version__
 
 __all__ = ["app", "main"]
@@ -17,7 +30,7 @@ TRACEBACK_VARIABLE = "DETECTRON2_TRACEBACK"
 
 app = typer.Typer(
     name="detectron2",
-    help="Object detection, segmentation and keypoints: train, evaluate, predict.",
+    help="Object detection, segmentation and keypoints: train, evaluate, predict, export.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,8 +41,12 @@ app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("debug-batch", epilog=debug_batch.EXAMPLE)(debug_batch.debug_batch)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
+app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("visualize", epilog=visualize.EXAMPLE)(visualize.visualize)
+app.add_typer(dataset.app, name="dataset", epilog=dataset.EXAMPLE)
 app.add_typer(zoo.app, name="zoo", epilog=zoo.EXAMPLE)
+app.command("benchmark", epilog=benchmark.EXAMPLE)(benchmark.benchmark)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 

@@ -28,7 +28,11 @@ def predict(
         list[str], typer.Argument(help="Images, folders, globs or addresses (https, s3).")
     ],
     config: Annotated[
-        str, typer.Option(help="Zoo name, YAML file or LazyConfig .py file of the model.")
+        str,
+        typer.Option(
+            help="Zoo name, YAML file or LazyConfig .py file of the model, or a file that "
+            "`detectron2 export` wrote."
+        ),
     ] = DEFAULT_CONFIG,
     weights: Annotated[
         str | None,

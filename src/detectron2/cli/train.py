@@ -9,13 +9,26 @@ import typer
 
 EXAMPLE = (
     "Examples: detectron2 train COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml; "
+    "detectron2 train --data my_photos/ --output my_model; "
     "detectron2 train COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
     "--train-data train.json photos/ --val-data val.json photos/ --set SOLVER.MAX_ITER=2000"
 )
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="Zoo name, YAML file or LazyConfig .py file.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="Zoo name, YAML file or LazyConfig .py file; with --data one that suits it."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with a dataset in the format of COCO, YOLO, Pascal VOC, LabelMe or VIA, "
+            "or images and a CSV file."
+        ),
+    ] = None,
     train_data: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="COCO JSON file and image folder to train on, instead of the config's."),
@@ -53,6 +66,7 @@ def train(
     run_train(
         TrainOptions(
             config=config,
+            data=data,
             train_data=train_data,
             val_data=val_data,
             output=output,

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 EXAMPLE = (
-    "Examples: detectron2 visualize annotations.json --images photos/ --output drawn; "
+    "Examples: detectron2 visualize my_photos/ --limit 20; "
+    "detectron2 visualize annotations.json --images photos/ --output drawn; "
     "detectron2 visualize annotations.json --images photos/ --predictions results.json; "
     "detectron2 visualize coco_2017_val"
 )
@@ -16,7 +17,8 @@ EXAMPLE = (
 
 def visualize(
     dataset: Annotated[
-        str, typer.Argument(help="Name of a registered dataset, or a COCO-format JSON file.")
+        str,
+        typer.Argument(help="Folder of a dataset, a COCO-format JSON file, or a registered name."),
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images of a JSON file.")

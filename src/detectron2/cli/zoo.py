@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from detectron2.model_zoo.catalogue import ZooEntry
 
 EXAMPLE = (
-    "Examples: detectron2 zoo; detectron2 zoo list --task instance-segmentation --sort mask_ap; "
-    "detectron2 zoo show COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
+    "Examples: detectron2 zoo; detectron2 zoo list --task instance-segmentation --sort ap; "
+    "detectron2 zoo show COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml; "
+    "detectron2 zoo convert model_final_280758.pkl model.safetensors"
 )
 
 app = typer.Typer(help="The models of the zoo: scores, speed, memory, licence, weights.")
@@ -30,7 +34,8 @@ def list_models(
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only models of this dataset.")] = None,
     sort: Annotated[
-        str | None, typer.Option(help="A score such as box_ap, or inference_seconds_per_image.")
+        str | None,
+        typer.Option(help="ap, a score such as box_ap, or inference_seconds_per_image."),
     ] = None,
 ) -> None:
     """List the trained models with the numbers that their authors published."""
@@ -55,8 +60,15 @@ def list_models(
 @app.command("show")
 def show(
     config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(help="Height and width of the image to count GFLOPs for."),
+    ] = None,
+    build: Annotated[
+        bool, typer.Option(help="Build the model to count its parameters and GFLOPs.")
+    ] = True,
 ) -> None:
-    """Show one model: its numbers, its weights and their licence, the file of its config."""
+    """Show one model: architecture, parameters, GFLOPs, published numbers, weights, licence."""
     from rich.console import Console
 
     from detectron2 import model_zoo
@@ -65,6 +77,8 @@ def show(
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"config file: {model_zoo.get_config_file(config)}")
     entry = catalogue.find(config)
+    if build:
+        _show_architecture(console, config, size)
     if entry is None:
         console.print("weights: none are published for this config")
         return
@@ -74,11 +88,35 @@ def show(
     for label, value in (
         ("inference, seconds per image", entry.inference_seconds_per_image),
         ("training, seconds per iteration", entry.train_seconds_per_iteration),
-        ("training, GB", entry.train_memory_gb),
+        ("memory of training, GB per GPU", entry.train_memory_gb),
     ):
         if value is not None:
             console.print(f"{label}: {value}")
     console.print(f"weights: {entry.url}\nlicence of the weights: {catalogue.weights_licence()}")
+
+
+def _show_architecture(console: Console, config: str, size: tuple[int, int] | None) -> None:
+    from rich.table import Table
+
+    from detectron2.model_zoo.summary import build, summarize, usual_size
+
+    built = build(config)
+    size = size or usual_size(built)
+    model = summarize(built, size)
+    table = Table()
+    for column in ("part", "layers"):
+        table.add_column(column)
+    for column in ("parameters", "GFLOPs"):
+        table.add_column(column, justify="right")
+    for part in model.parts:
+        table.add_row(part.name, part.layers, f"{part.parameters:,}", f"{part.gflops:.1f}")
+    console.print(f"architecture: {model.architecture}")
+    console.print(table)
+    console.print(
+        f"parameters: {model.parameters:,} ({model.trainable:,} trained), "
+        f"{model.megabytes:.0f} MB in memory\n"
+        f"GFLOPs: {model.gflops:.1f} multiply-adds for an image of {size[0]} x {size[1]}"
+    )
 
 
 @app.command("download")
@@ -92,7 +130,21 @@ def download(
     print(PathManager.get_local_path(model_zoo.get_checkpoint_url(config)))
 
 
+@app.command("convert")
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Checkpoint file or address.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="New file; its ending decides.")],
+) -> None:
+    """Rewrite a checkpoint as .safetensors, .pth or .pkl; weights and their names stay."""
+    from detectron2.checkpoint.convert import convert_checkpoint
+
+    done = convert_checkpoint(source, target)
+    print(f"{target}: {done.tensors} tensors, {done.megabytes:.1f} MB")
+    if done.left_out:
+        print(f"left out: {', '.join(done.left_out)}")
+
+
 def _numbers(entry: ZooEntry) -> list[str]:
-    scores = [entry.metrics.get(name) for name in _SCORES]
-    cost = [entry.inference_seconds_per_image, entry.train_memory_gb]
-    return ["" if value is None else f"{value:g}" for value in scores + cost]
+    numbers = [(entry.metrics.get(name), ".1f") for name in _SCORES]
+    numbers += [(entry.inference_seconds_per_image, ".3f"), (entry.train_memory_gb, ".1f")]
+    return ["" if value is None else format(value, digits) for value, digits in numbers]

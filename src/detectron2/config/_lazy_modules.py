@@ -12,6 +12,7 @@ import builtins
 import itertools
 import os
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,9 @@ from omegaconf import DictConfig, ListConfig
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["as_config", "is_config", "run_config_file"]
+__all__ = ["as_config", "is_config", "line_of_error", "run_config_file"]
+
+_PACKAGE = "detectron2._lazy_config_"
 
 _counter = itertools.count()
 
@@ -80,7 +83,20 @@ def _compile(source: str, filename: str) -> types.CodeType:
 
 def _module_name(filename: str) -> str:
     stem = os.path.splitext(os.path.basename(filename))[0]
-    return f"detectron2._lazy_config_{next(_counter)}.{stem}"
+    return f"{_PACKAGE}{next(_counter)}.{stem}"
+
+
+def line_of_error(error: BaseException) -> tuple[str, int] | None:
+    """File and line of the config file that was running when `error` was raised.
+
+    Of config files that import each other it is the innermost; None if none was running.
+    """
+    places = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(_PACKAGE)
+    ]
+    return places[-1] if places else None
 
 
 def _importer(filename: str, importers: tuple[str, ...]) -> Callable[..., Any]:

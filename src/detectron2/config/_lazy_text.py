@@ -12,7 +12,7 @@ from typing import IO, Any
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
-from detectron2.config._yaml import ConfigLoader
+from detectron2.config._yaml import ConfigLoader, not_yaml
 from detectron2.config.instantiate import TARGET, dump_dataclass
 from detectron2.utils.registry import _convert_target_to_string, locate
 
@@ -150,7 +150,7 @@ def parse_lazy_yaml(file: IO[Any], filename: str) -> Any:
     """Tree of a saved lazy config.
 
     Raises:
-        ValueError: the file holds a tag that would run code.
+        ValueError: the file is no valid YAML or holds a tag that would run code.
     """
     try:
         return yaml.load(file, Loader=_LazyLoader)  # a SafeLoader
@@ -159,6 +159,8 @@ def parse_lazy_yaml(file: IO[Any], filename: str) -> Any:
             f"Config file {filename!r} holds a Python object that is not restored because that "
             f"would run code: {error}. Load the original .py config instead."
         ) from error
+    except yaml.YAMLError as error:
+        raise ValueError(not_yaml(filename, error)) from error
 
 
 # --- Python ---------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ __all__ = ["Override", "parse_overrides"]
 
 
 class Override(NamedTuple):
-    """One change of a config: set `key` to `value`, or delete it."""
+    """One change of a config: set `key` to `value`, or delete it.
+
+    A deletion may name the value that is expected there; otherwise its value is None.
+    """
 
     key: str
     value: Any
@@ -39,5 +42,10 @@ def parse_overrides(words: Sequence[str]) -> Iterator[Override]:
             raise ValueError(
                 f"Override {word!r} names several values; a list is written [a,b] and text with "
                 "commas 'in quotes'."
+            )
+        if parsed.package is not None:
+            raise ValueError(
+                f"Override {word!r} has an '@', which chooses among config groups; these configs "
+                "have none."
             )
         yield Override(parsed.key_or_group, parsed.value(), parsed.is_delete())

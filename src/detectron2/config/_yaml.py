@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import yaml
 
-__all__ = ["BASE_KEY", "ConfigLoader", "load_yaml_tree"]
+__all__ = ["BASE_KEY", "ConfigLoader", "load_yaml_tree", "not_yaml"]
 
 BASE_KEY = "_BASE_"
 
@@ -38,7 +38,8 @@ def load_yaml_tree(filename: str, open_file: Opener) -> Tree:
     file that names it. Of several bases a later one wins over an earlier one.
 
     Raises:
-        ValueError: the file holds no mapping, asks for a Python object, or is its own base.
+        ValueError: the file is no valid YAML, holds no mapping, asks for a Python object, or is
+            its own base.
     """
     return _load(filename, open_file, opened=())
 
@@ -66,6 +67,8 @@ def _parse(filename: str, open_file: Opener) -> Tree:
                 f"Config file {filename!r} uses a YAML tag that would run Python code, which is "
                 f"never done here: {error}. Write the value itself instead."
             ) from error
+        except yaml.YAMLError as error:
+            raise ValueError(not_yaml(filename, error)) from error
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -73,6 +76,17 @@ def _parse(filename: str, open_file: Opener) -> Tree:
             f"Config file {filename!r} holds a {type(tree).__name__}; write 'KEY: value' lines."
         )
     return tree
+
+
+def not_yaml(filename: str, error: yaml.YAMLError) -> str:
+    """The sentence for a file that the parser rejects, with the line and what it says."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"Config file {filename!r} is no valid YAML: {error}."
+    return (
+        f"Config file {filename!r} is no valid YAML, line {mark.line + 1}, column "
+        f"{mark.column + 1}: {getattr(error, 'problem', error)}."
+    )
 
 
 def _base_path(base: str, filename: str) -> str:

@@ -27,6 +27,8 @@ _INPUT: _Options = {
     "MAX_SIZE_TRAIN": 1333,
     "MIN_SIZE_TEST": 800,
     "MAX_SIZE_TEST": 1333,
+    # Training: decode no more of a JPEG than the resizing needs. Faster, but not the same pixels.
+    "REDUCED_DECODE": False,
     # horizontal, vertical or none.
     "RANDOM_FLIP": "horizontal",
     "CROP": {
@@ -39,6 +41,13 @@ _INPUT: _Options = {
     },
     # How masks travel through augmentation: polygon (exact, compact) or bitmask.
     "MASK_FORMAT": "polygon",
+    # Augmentations that see several samples, how often each is used. COPY_PASTE needs bitmasks.
+    "MOSAIC": {"PROB": 0.0, "SIZE": [640, 640]},
+    "COPY_PASTE": {"PROB": 0.0},
+    "MIXUP": {"PROB": 0.0},
+    # Large-scale jitter instead of MIN_SIZE_TRAIN: resize by a random factor, then crop or pad
+    # to a square of side SIZE.
+    "JITTER": {"ENABLED": False, "SIZE": 1024, "MIN_SCALE": 0.1, "MAX_SCALE": 2.0},
 }
 
 _DATASETS: _Options = {
@@ -65,6 +74,11 @@ _DATALOADER: _Options = {
     "REPEAT_SQRT": True,
     # Drop training images without annotations.
     "FILTER_EMPTY_ANNOTATIONS": True,
+    # Look at every training image and annotation before iteration 0 and report, fail, skip or fix
+    # what is wrong; "" does not. The outcome is remembered until the files change.
+    "CHECK": "",
+    # How many training samples may turn out unreadable; None is 10 % and at least 10.
+    "UNREADABLE_BUDGET": None,
 }
 
 # --- the model: backbones -------------------------------------------------------------------

@@ -12,9 +12,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from detectron2.utils.registry import _convert_target_to_string, locate
 
-__all__ = ["dump_dataclass", "instantiate"]
+__all__ = ["InstantiateError", "dump_dataclass", "instantiate"]
 
 TARGET = "_target_"
+
+
+class InstantiateError(TypeError, ValueError):
+    """A description names arguments that its target does not take, or no callable at all.
+
+    A TypeError as the wrong call would raise it, and a ValueError because the value that is wrong
+    stands in a config.
+    """
 
 
 def dump_dataclass(obj: Any) -> dict[str, Any]:
@@ -49,7 +57,7 @@ def instantiate(cfg: Any) -> Any:
     no description is returned as it is; a plain mapping is passed on without looking into it.
 
     Raises:
-        TypeError: the target cannot be called, or not with these arguments.
+        InstantiateError: the target cannot be called, or not with these arguments.
         ImportError: the dotted path of the target leads nowhere.
     """
     return _instantiate(cfg, "")
@@ -77,14 +85,16 @@ def _call_target(cfg: Mapping[str, Any], path: str) -> Any:
         target = locate(target)
     where = f" (at {path!r} of the config)" if path else ""
     if not callable(target):
-        raise TypeError(f"The {TARGET} {name!r}{where} is a {type(target).__name__}, not callable.")
+        raise InstantiateError(
+            f"The {TARGET} {name!r}{where} is a {type(target).__name__}, not callable."
+        )
     try:
         return target(**built)
     except Exception as error:
         if isinstance(error, TypeError):
             problem = _argument_problem(target, built)
             if problem:
-                raise TypeError(f"{name}{where} {problem}") from error
+                raise InstantiateError(f"{name}{where} {problem}") from error
         if path and hasattr(error, "add_note"):  # Python 3.11
             error.add_note(f"While building {name}{where}.")
         raise

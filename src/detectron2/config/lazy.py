@@ -145,7 +145,7 @@ class LazyConfig:
         """Change `cfg` in place by command-line words in Hydra's grammar.
 
         ``model.depth=50``, ``names=[a,b]``, ``new.key=1`` (created), ``+key=1``,
-        ``~key`` (deleted).
+        ``~key`` (deleted), ``~key=1`` (deleted if it is 1).
 
         Returns:
             `cfg`.
@@ -158,7 +158,7 @@ class LazyConfig:
 
         for override in parse_overrides(overrides):
             if override.delete:
-                _delete(cfg, override.key)
+                _delete(cfg, override.key, override.value)
             else:
                 _update(cfg, override.key, override.value)
         return cfg
@@ -217,9 +217,11 @@ def _update(cfg: DictConfig, key: str, value: Any) -> None:
         raise KeyError(f"Cannot set {key!r} to {value!r}: {error}") from error
 
 
-def _delete(cfg: DictConfig, key: str) -> None:
+def _delete(cfg: DictConfig, key: str, expected: Any) -> None:
     group_name, _, last = key.rpartition(".")
     group = OmegaConf.select(cfg, group_name) if group_name else cfg
+    if expected is not None and group is not None and group.get(last) != expected:
+        raise KeyError(f"Cannot delete {key!r}: it is {group.get(last)!r}, not {expected!r}.")
     try:
         del group[last]
     except (ConfigKeyError, KeyError, TypeError) as error:

@@ -5,7 +5,6 @@ Public through `detection_utils`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,18 +12,20 @@ import numpy as np
 import torch
 
 from detectron2.data import transforms as T
-from detectron2.data.errors import SampleError
+from detectron2.data._segmentations import (
+    decode_rle,
+    finite_numbers,
+    masks_of_annotations,
+    transform_segmentation,
+)
+from detectron2.data.errors import MissingEntryError, SampleError
 from detectron2.structures import (
-    BitMasks,
     Boxes,
     BoxMode,
     Instances,
     Keypoints,
-    PolygonMasks,
     RotatedBoxes,
-    polygons_to_bitmask,
 )
-from detectron2.utils.logger import log_first_n
 
 __all__ = [
     "annotations_to_instances",
@@ -42,25 +43,19 @@ def get_bbox(annotation: dict[str, Any]) -> Any:
     """The box of an annotation as xyxy in pixels, in the container that it came in.
 
     Raises:
-        KeyError: the annotation does not say where its box is, or in which form.
+        MissingEntryError: the annotation does not say where its box is, or in which form.
+        SampleError: the box is not what that form says.
     """
     for key in ("bbox", "bbox_mode"):
         if key not in annotation:
-            raise KeyError(
+            raise MissingEntryError(
                 f"An annotation has no {key!r}; it needs 'bbox' and 'bbox_mode', such as "
                 f"BoxMode.XYXY_ABS. It has: {', '.join(map(str, annotation))}."
             )
-    return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
-
-
-def decode_rle(rle: dict[str, Any]) -> np.ndarray:
-    """(H, W) uint8 mask of COCO's run-length encoding, compressed or a list of counts."""
-    import hotcoco.mask
-
-    if isinstance(rle["counts"], list):
-        height, width = rle["size"]
-        rle = hotcoco.mask.frPyObjects(rle, height, width)
-    return hotcoco.mask.decode(rle)
+    try:
+        return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    except (AssertionError, AttributeError, TypeError, ValueError) as e:
+        raise SampleError(f"The box {annotation['bbox']!r} of an annotation is none: {e}") from e
 
 
 def transform_proposals(
@@ -127,12 +122,12 @@ def transform_instance_annotations(
     """
     if isinstance(transforms, (tuple, list)):
         transforms = T.TransformList(transforms)
-    box = transforms.apply_box(np.array([get_bbox(annotation)], dtype=np.float64))[0]
+    box = transforms.apply_box(finite_numbers(get_bbox(annotation), "box")[None])[0]
     height, width = image_size
     annotation["bbox"] = np.minimum(box.clip(min=0), [width, height, width, height])
     annotation["bbox_mode"] = BoxMode.XYXY_ABS
     if "segmentation" in annotation:
-        annotation["segmentation"] = _transform_segmentation(
+        annotation["segmentation"] = transform_segmentation(
             annotation["segmentation"], transforms, image_size
         )
     if "keypoints" in annotation:
@@ -140,54 +135,6 @@ def transform_instance_annotations(
             annotation["keypoints"], transforms, image_size, keypoint_hflip_indices
         )
     return annotation
-
-
-def _transform_segmentation(
-    segmentation: Any, transforms: T.Transform, image_size: tuple[int, int]
-) -> list[np.ndarray] | np.ndarray:
-    if isinstance(segmentation, list):
-        # A copy: transforms change coordinates in place.
-        polygons = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in _polygons(segmentation)]
-        return [p.reshape(-1) for p in transforms.apply_polygons(polygons)]
-    if isinstance(segmentation, dict):
-        mask = decode_rle(segmentation)
-    elif isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
-        mask = segmentation
-    else:
-        raise SampleError(
-            f"A segmentation of type {type(segmentation).__name__} cannot be transformed; use a "
-            "list of polygons [x0, y0, x1, y1, ...], a run-length encoding (a dict with 'size' "
-            "and 'counts') or an (H, W) array."
-        )
-    mask = transforms.apply_segmentation(mask)
-    if tuple(mask.shape[:2]) != tuple(image_size):
-        raise SampleError(
-            f"The transformed mask is {mask.shape[0]} x {mask.shape[1]} pixels, the image "
-            f"{image_size[0]} x {image_size[1]} (height x width); the mask in the annotations "
-            "must have the size of the image."
-        )
-    return mask
-
-
-def _polygons(segmentation: list[Any]) -> list[Any]:
-    """Polygons that cover an area: those of fewer than three points are left out."""
-    usable = []
-    for polygon in segmentation:
-        if len(polygon) % 2 and np.ndim(polygon) == 1:
-            raise SampleError(
-                f"A polygon has {len(polygon)} numbers; it must be x0, y0, x1, y1, ..., an even "
-                f"number of them: {list(polygon)[:8]}..."
-            )
-        points = len(polygon) // 2 if np.ndim(polygon) == 1 else len(polygon)
-        if points >= 3:
-            usable.append(polygon)
-        else:
-            log_first_n(
-                logging.WARNING,
-                f"Ignoring a polygon of {points} points, which covers nothing: {polygon}.",
-                n=3,
-            )
-    return usable
 
 
 def transform_keypoint_annotations(
@@ -210,7 +157,12 @@ def transform_keypoint_annotations(
     Raises:
         ValueError: the image was mirrored, and there are no indices or not K of them.
     """
-    keypoints = np.array(keypoints, dtype="float64").reshape(-1, 3)
+    keypoints = finite_numbers(keypoints, "keypoint")
+    if keypoints.size % 3:
+        raise SampleError(
+            f"An object has {keypoints.size} numbers as its keypoints; each has three of them."
+        )
+    keypoints = keypoints.reshape(-1, 3)
     xy = transforms.apply_coords(keypoints[:, :2])
     inside = ((xy >= 0) & (xy <= np.array(image_size)[::-1])).all(axis=1)
     keypoints[:, :2] = xy
@@ -255,7 +207,7 @@ def annotations_to_instances(
     target.gt_boxes = Boxes(_stack_boxes(annos, columns=4))
     target.gt_classes = _classes(annos)
     if any("segmentation" in annotation for annotation in annos):
-        target.gt_masks = _masks(annos, image_size, mask_format)
+        target.gt_masks = masks_of_annotations(annos, image_size, mask_format)
     if any("keypoints" in annotation for annotation in annos):
         target.gt_keypoints = Keypoints(_stack_keypoints(annos))
     return target
@@ -284,7 +236,10 @@ def annotations_to_instances_rotated(
 
 
 def _classes(annos: Sequence[dict[str, Any]]) -> torch.Tensor:
-    return torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    try:
+        return torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
+    except (KeyError, TypeError, ValueError, OverflowError) as e:
+        raise SampleError(f"An annotation has no number as its 'category_id': {e!r}.") from e
 
 
 def _stack_boxes(annos: Sequence[dict[str, Any]], columns: int) -> torch.Tensor:
@@ -305,51 +260,6 @@ def _stack_keypoints(annos: Sequence[dict[str, Any]]) -> np.ndarray:
         )
     unlabelled = np.zeros((counts.pop(), 3))
     return np.stack([known.get(i, unlabelled) for i in range(len(annos))])
-
-
-def _masks(
-    annos: Sequence[dict[str, Any]], image_size: tuple[int, int], mask_format: str
-) -> PolygonMasks | BitMasks:
-    segmentations = [annotation.get("segmentation", []) for annotation in annos]
-    if mask_format == "polygon":
-        if not all(isinstance(segmentation, list) for segmentation in segmentations):
-            raise SampleError(
-                "mask_format='polygon' needs polygons, but an annotation holds a mask or a "
-                "run-length encoding; set INPUT.MASK_FORMAT to 'bitmask'."
-            )
-        return PolygonMasks([_polygons(segmentation) for segmentation in segmentations])
-    if mask_format == "bitmask":
-        height, width = image_size
-        if all(isinstance(segmentation, list) for segmentation in segmentations):
-            polygons = [_polygons(segmentation) for segmentation in segmentations]
-            return BitMasks.from_polygon_masks(polygons, height, width)
-        bits = np.zeros((len(annos), height, width), dtype=bool)
-        for i, segmentation in enumerate(segmentations):
-            bits[i] = _bitmap(segmentation, height, width)
-        return BitMasks(torch.from_numpy(bits))
-    raise ValueError(f"mask_format is {mask_format!r}; use 'polygon' or 'bitmask'.")
-
-
-def _bitmap(segmentation: Any, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        polygons = _polygons(segmentation)
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        return polygons_to_bitmask(polygons, height, width)
-    if isinstance(segmentation, dict):
-        segmentation = decode_rle(segmentation)
-    if not (isinstance(segmentation, np.ndarray) and segmentation.ndim == 2):
-        raise SampleError(
-            f"A segmentation of type {type(segmentation).__name__} cannot become a mask; use a "
-            "list of polygons [x0, y0, x1, y1, ...], a run-length encoding (a dict with 'size' "
-            "and 'counts') or an (H, W) array."
-        )
-    if segmentation.shape != (height, width):
-        raise SampleError(
-            f"A mask is {segmentation.shape[0]} x {segmentation.shape[1]} pixels, its image "
-            f"{height} x {width} (height x width); they must have the same size."
-        )
-    return segmentation.astype(bool)
 
 
 def filter_empty_instances(

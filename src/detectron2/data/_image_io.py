@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,13 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 
 __all__ = [
+    "ALL_CHANNELS",
+    "ARRAY_SUFFIX",
     "check_image_size",
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
+    "exif_orientation",
+    "open_image",
     "read_image",
 ]
 
@@ -27,6 +31,10 @@ logger = logging.getLogger(__name__)
 # ITU-R BT.601, YUV from and to RGB in [0, 1].
 _M_RGB2YUV = [[0.299, 0.587, 0.114], [-0.14713, -0.28886, 0.436], [0.615, -0.51499, -0.10001]]
 _M_YUV2RGB = [[1.0, 0.0, 1.13983], [1.0, -0.39465, -0.58060], [1.0, 2.03211, 0.0]]
+
+# Value of INPUT.FORMAT for images with any number of channels of any depth.
+ALL_CHANNELS = "CHANNELS"
+ARRAY_SUFFIX = ".npy"
 
 _EXIF_ORIENTATION = 0x0112
 # What turns an image that was stored with an orientation (EXIF 2.3, table 6) upright.
@@ -45,44 +53,103 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     """Read an image file, turned upright by its EXIF orientation.
 
     Args:
-        file_name: anything that ``PathManager`` opens.
+        file_name: anything that ``PathManager`` opens. A ``.npy`` file holds an (H, W) or
+            (H, W, C) array, and needs `format` None or "CHANNELS".
         format: "RGB", "BGR", "L", "YUV-BT.601" or another mode of Pillow; None keeps the file's.
+            "CHANNELS" keeps every channel and every bit: alpha, 16 bits, the pages of a TIFF.
 
     Returns:
-        (H, W, C), or (H, W) for one channel; "L" gives (H, W, 1). uint8, but for "YUV-BT.601"
-        (floats: Y in [0, 1]) and None. 16-bit grey images are scaled down to 8 bits unless
-        `format` is None.
+        (H, W, C), or (H, W) for one channel; "L" and "CHANNELS" give (H, W, 1). uint8, but for
+        "YUV-BT.601" (floats: Y in [0, 1]), None, and "CHANNELS" of a file that is not 8-bit
+        (float32, with the values of the file). Otherwise, 16-bit grey images are scaled down to
+        8 bits.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnreadableImageError: it cannot be decoded.
+        ValueError: an array is to become an image of colours.
     """
+    name = os.fspath(file_name)
+    as_array = str(name).endswith(ARRAY_SUFFIX)
+    if as_array and format not in (None, ALL_CHANNELS):
+        raise ValueError(
+            f"The image {name!r} is an array, whose channels are no {format}; set INPUT.FORMAT "
+            f"to {ALL_CHANNELS!r}."
+        )
     try:
-        stream = PathManager.open(file_name, "rb")
+        with PathManager.open(file_name, "rb") as stream:
+            return _read_array(stream, format) if as_array else _read_picture(stream, format)
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"The image {os.fspath(file_name)!r} does not exist. Check the image folder that the "
+            f"The image {name!r} does not exist. Check the image folder that the "
             "dataset was registered with, or remove the image from the annotations."
         ) from None
-    with stream:
-        try:
-            image = _apply_exif_orientation(Image.open(stream))
-            return convert_PIL_to_numpy(image, format)
-        except (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as e:
-            raise UnreadableImageError(
-                f"The image {os.fspath(file_name)!r} cannot be decoded ({e}). Replace the file, "
-                "or remove the image from the dataset."
-            ) from e
+    # Decoders raise nearly everything on broken files: OSError, SyntaxError, struct.error,
+    # IndexError, OverflowError, zlib.error ... (tests/data/test_broken_files.py).
+    except Exception as e:
+        raise UnreadableImageError(
+            f"The image {name!r} cannot be decoded ({e}). Replace the file, "
+            "or remove the image from the dataset."
+        ) from e
 
 
-def _apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Turn an image upright; one with no or an unreadable orientation is returned as it is."""
+def open_image(stream: IO[bytes]) -> Image.Image:
+    """Pillow's image of a stream; pixels are decoded when they are used."""
+    return Image.open(stream)
+
+
+def _read_picture(stream: IO[bytes], format: str | None) -> np.ndarray:
+    image = open_image(stream)
+    if format == ALL_CHANNELS and getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
+        return _all_pages(image)
+    return convert_PIL_to_numpy(_apply_exif_orientation(image), format)
+
+
+def _all_pages(image: Image.Image) -> np.ndarray:
+    """(H, W, C) of a TIFF file with a channel, or several, on each page."""
+    pages = []
+    for page in range(image.n_frames):
+        image.seek(page)
+        pages.append(convert_PIL_to_numpy(_apply_exif_orientation(image), ALL_CHANNELS))
+    sizes = {page.shape[:2] for page in pages}
+    if len(sizes) > 1:
+        raise ValueError(f"its pages have different sizes: {sorted(sizes)}")
+    return np.concatenate(pages, axis=2)
+
+
+def _read_array(stream: IO[bytes], format: str | None) -> np.ndarray:
+    array = np.load(stream, allow_pickle=False)
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim not in (2, 3)
+        or array.dtype.kind not in "buif"
+    ):
+        raise ValueError("it must hold one (H, W) or (H, W, C) array of numbers")
+    return _with_channels(array) if format == ALL_CHANNELS else array
+
+
+def _with_channels(array: np.ndarray) -> np.ndarray:
+    """(H, W, C), uint8 or float32: what augmentations take."""
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1, upright, if there is none that can be read."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
     except (SyntaxError, struct.error, ValueError, KeyError, TypeError) as e:
         log_first_n(logging.WARNING, f"Ignoring an EXIF header that cannot be parsed: {e}", n=3)
-        return image
-    turn = _UPRIGHT.get(orientation)
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """Turn an image upright; one with no or an unreadable orientation is returned as it is."""
+    turn = _UPRIGHT.get(exif_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
@@ -91,6 +158,10 @@ def convert_PIL_to_numpy(image: Image.Image, format: str | None) -> np.ndarray:
     # Copies: Pillow's arrays are read-only, of which PyTorch warns.
     if format is None:
         return np.array(image)
+    if format == ALL_CHANNELS:
+        # A palette is no channel: its colours are.
+        colours = "RGBA" if "transparency" in image.info else "RGB"
+        return _with_channels(np.array(image.convert(colours) if image.mode == "P" else image))
     mode = "RGB" if format in ("BGR", "YUV-BT.601") else format
     array = np.array(_converted(image, mode))
     if format == "L":
@@ -135,10 +206,22 @@ def convert_image_to_rgb(image: np.ndarray | torch.Tensor, format: str) -> np.nd
     if format == "YUV-BT.601":
         rgb = np.dot(image, np.array(_M_YUV2RGB).T) * 255.0
         return np.clip(rgb, 0, 255).astype(np.uint8)
+    if format == ALL_CHANNELS:
+        return _first_colours(image)
     if format == "L":
         plane = image[:, :, 0] if image.ndim == 3 else image
         return np.repeat(plane.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.asarray(Image.fromarray(image.astype(np.uint8)).convert("RGB"))
+
+
+def _first_colours(image: np.ndarray) -> np.ndarray:
+    """The first three channels (or the first one, grey), stretched if they are not 8-bit."""
+    colours = image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
+    if image.dtype != np.uint8 and colours.size:
+        low, high = float(colours.min()), float(colours.max())
+        if low < 0 or high > 255 or high <= 1:
+            colours = (colours - low) * (255 / max(high - low, 1e-12))
+    return np.ascontiguousarray(colours.astype(np.uint8))
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:

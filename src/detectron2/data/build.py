@@ -10,13 +10,13 @@ import functools
 import itertools
 import logging
 import operator
+import os
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 from torch.utils import data as torchdata
 from torch.utils.data.sampler import Sampler
 
@@ -28,6 +28,7 @@ from detectron2.config.mapping.data import (
     TRAIN_DATASET,
     TRAIN_LOADER,
 )
+from detectron2.data._class_histogram import print_instances_class_histogram
 from detectron2.data._proposal_file import read_proposals
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import (
@@ -38,18 +39,21 @@ from detectron2.data.common import (
 )
 from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.data.quarantine import Quarantine
+from detectron2.data.quarantine import LIST_FILE, Quarantine
+from detectron2.data.reduced_decode import ReducedDecodeMapper
+from detectron2.data.rotated_mapper import RotatedDatasetMapper
 from detectron2.data.samplers import (
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
+from detectron2.data.shared_list import list_container
 from detectron2.data.stream import StreamLoader
 from detectron2.structures import BoxMode
 from detectron2.utils.comm import get_rank, get_world_size
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import _log_api_usage, log_first_n
+from detectron2.utils.logger import _log_api_usage
 
 # BoxMode: downstream code imports it from here.
 __all__ = [
@@ -141,65 +145,16 @@ def load_proposals_into_dataset(dataset_dicts: list[Record], proposal_file: str)
     return dataset_dicts
 
 
-def print_instances_class_histogram(
-    dataset_dicts: Sequence[Record], class_names: Sequence[str]
-) -> None:
-    """Log a table of how many objects there are of each class, without crowds.
-
-    Raises:
-        ValueError: an annotation's "category_id" is no index into `class_names`.
-    """
-    counts = np.zeros(len(class_names), dtype=np.int64)
-    for record in dataset_dicts:
-        classes = np.asarray(
-            [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)],
-            dtype=np.int64,
-        )
-        wrong = classes[(classes < 0) | (classes >= len(class_names))]
-        if len(wrong):
-            raise ValueError(
-                f"An annotation of {record.get('file_name')!r} has category_id {wrong[0]}, but "
-                f"the dataset has {len(class_names)} classes (thing_classes), so ids run from 0 "
-                f"to {len(class_names) - 1}."
-            )
-        counts += np.bincount(classes, minlength=len(class_names))
-    columns = min(6, 2 * len(class_names))
-    cells: list[Any] = list(
-        itertools.chain.from_iterable(
-            (_short_name(name), int(count)) for name, count in zip(class_names, counts)
-        )
-    )
-    total = int(counts.sum())
-    cells += [None] * (-len(cells) % columns)
-    if len(class_names) > 1:
-        cells += ["total", total] + [None] * (columns - 2)
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    table = tabulate(
-        rows,
-        headers=["category", "#instances"] * (columns // 2),
-        tablefmt="pipe",
-        numalign="left",
-        stralign="center",
-    )
-    log_first_n(
-        logging.INFO,
-        f"Distribution of instances among all {len(class_names)} categories:\n{table}",
-        key="message",
-        name=__name__,
-    )
-
-
-def _short_name(name: str) -> str:
-    # Long names, which LVIS has, would make the table wider than a terminal.
-    return name if len(name) <= 13 else name[:11] + ".."
-
-
 def get_detection_dataset_dicts(
     names: str | Sequence[str],
     filter_empty: bool = True,
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
     check_consistency: bool = True,
+    *,
+    check: str = "",
+    check_against: Sequence[str] = (),
+    check_output: str | None = None,
 ) -> Any:
     """Load datasets by name and join their records.
 
@@ -209,6 +164,11 @@ def get_detection_dataset_dicts(
         min_keypoints: leave out images with fewer labelled keypoints.
         proposal_files: one file of precomputed proposals for each dataset.
         check_consistency: whether the datasets must have the same classes.
+        check: look at every image and annotation first: "report" logs what is wrong, "fail"
+            raises, "skip" leaves it out, "fix" mends it; "" checks nothing. See
+            `detectron2.data.check.load_checked`. All processes must call it then.
+        check_against: names of datasets that should share no image with these.
+        check_output: folder for the reports of the check.
 
     Returns:
         A list of records. If the datasets are ``torch.utils.data.Dataset`` objects instead of
@@ -224,7 +184,15 @@ def get_detection_dataset_dicts(
         raise AssertionError(
             "No dataset is named; set DATASETS.TRAIN (or DATASETS.TEST) to names of the catalog."
         )
-    loaded = [DatasetCatalog.get(name) for name in names]
+    if check:
+        from detectron2.data.check import load_checked
+
+        loaded = [
+            load_checked(name, check, against=check_against, output_dir=check_output)
+            for name in names
+        ]
+    else:
+        loaded = [DatasetCatalog.get(name) for name in names]
     if isinstance(loaded[0], torchdata.Dataset):
         return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
     for name, records in zip(names, loaded):
@@ -380,22 +348,36 @@ def _train_loader_from_config(
                 if lookup(cfg, "MODEL.LOAD_PROPOSALS")
                 else None
             ),
+            check_against=lookup(cfg, "DATASETS.TEST"),
+            check_output=lookup(cfg, "OUTPUT_DIR"),
         )
         _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
     if mapper is None:
-        mapper = DatasetMapper(cfg, True)
+        mapper = _train_mapper(cfg)
     if sampler is None:
         name = lookup(cfg, "DATALOADER.SAMPLER_TRAIN")
         if isinstance(dataset, torchdata.IterableDataset):
             logger.info("The dataset is iterable; DATALOADER.SAMPLER_TRAIN=%s is not used.", name)
         else:
             sampler = _build_train_sampler(cfg, name, dataset)
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False, serialize=list_container())
     return {
         "dataset": dataset,
         "sampler": sampler,
         "mapper": mapper,
+        "unreadable_list": os.path.join(lookup(cfg, "OUTPUT_DIR"), LIST_FILE),
         **read_arguments(cfg, TRAIN_LOADER),
     }
+
+
+def _train_mapper(cfg: Any) -> DatasetMapper:
+    """The mapper that a config asks for."""
+    rotated = lookup(cfg, "MODEL.PROPOSAL_GENERATOR.NAME") == "RRPN"
+    reduced = lookup(cfg, "INPUT.REDUCED_DECODE")
+    if rotated:
+        return RotatedDatasetMapper(cfg, True)
+    return ReducedDecodeMapper(cfg, True) if reduced else DatasetMapper(cfg, True)
 
 
 def _random_subset_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
@@ -438,6 +420,7 @@ def build_detection_train_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     unreadable_budget: int | None = None,
+    unreadable_list: str | None = None,
     **kwargs: Any,
 ) -> Any:
     """An endless loader of training batches; also called with a yacs config.
@@ -453,15 +436,19 @@ def build_detection_train_loader(
         num_workers: data loading processes of each process.
         collate_fn: from a list of elements to a batch; None leaves the list.
         unreadable_budget: how many samples may turn out unreadable before training stops; each is
-            logged and replaced by another. None means 1 % of the dataset and at least 10; 0 stops
+            logged and replaced by another. None means 10 % of the dataset and at least 10; 0 stops
             at the first.
+        unreadable_list: file to which a line of JSON is added for each of them.
         **kwargs: passed to `build_batch_data_loader`.
     """
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     iterable = isinstance(dataset, torchdata.IterableDataset)
+    if not iterable and hasattr(mapper, "use_dataset"):
+        mapper.use_dataset(dataset)
     if mapper is not None:
-        quarantine = Quarantine(0 if iterable else len(dataset), unreadable_budget)
+        size = 0 if iterable else len(dataset)
+        quarantine = Quarantine(size, unreadable_budget, unreadable_list)
         dataset = MapDataset(dataset, mapper, quarantine=quarantine)
     if iterable:
         if sampler is not None:

@@ -15,6 +15,13 @@ from detectron2.config.mapping.data import DATASET_MAPPER, RANDOM_CROP
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.errors import SampleError
+from detectron2.data.mixing import (
+    Sample,
+    SampleAugmentation,
+    build_sample_augmentations,
+    draw_sample,
+    read_sample,
+)
 from detectron2.structures import Instances
 
 __all__ = ["DatasetMapper"]
@@ -50,6 +57,7 @@ class DatasetMapper:
         keypoint_hflip_indices: Sequence[int] | np.ndarray | None = None,
         precomputed_proposal_topk: int | None = None,
         recompute_boxes: bool = False,
+        mixers: Sequence[SampleAugmentation] = (),
     ) -> None:
         """
         Args:
@@ -63,9 +71,13 @@ class DatasetMapper:
             precomputed_proposal_topk: how many precomputed proposals to keep; None ignores them.
             recompute_boxes: take the boxes around the transformed masks, which are tighter than
                 the transformed boxes after a crop.
+            mixers: augmentations that see several samples, applied before the others in
+                training; see `detectron2.data.mixing`. They need `use_dataset`, which
+                `build_detection_train_loader` calls.
 
         Raises:
             AssertionError: `recompute_boxes` without `use_instance_mask`.
+            ValueError: a mixer does not go with masks as polygons, or with proposals.
         """
         if recompute_boxes and not use_instance_mask:
             raise AssertionError(
@@ -80,8 +92,28 @@ class DatasetMapper:
         self.keypoint_hflip_indices = keypoint_hflip_indices
         self.proposal_topk = precomputed_proposal_topk
         self.recompute_boxes = recompute_boxes
+        self.mixers = list(mixers) if is_train else []
+        self._check_mixers()
+        self._dataset: Any = None
         mode = "training" if is_train else "inference"
         logger.info("Augmentations used in %s: %s", mode, augmentations)
+
+    def _check_mixers(self) -> None:
+        if self.mixers and self.proposal_topk is not None:
+            raise ValueError(
+                "Precomputed proposals (MODEL.LOAD_PROPOSALS) know nothing of other samples; use "
+                "no mosaic, mixup or copy-paste with them."
+            )
+        polygons = self.use_instance_mask and self.instance_mask_format == "polygon"
+        if polygons and any(mixer.makes_masks for mixer in self.mixers):
+            raise ValueError(
+                "Copy-paste makes masks of polygons; set INPUT.MASK_FORMAT "
+                "(instance_mask_format) to 'bitmask'."
+            )
+
+    def use_dataset(self, dataset: Any) -> None:
+        """Draw the other samples that mixers want from `dataset`, of records by index."""
+        self._dataset = dataset
 
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
@@ -95,6 +127,9 @@ class DatasetMapper:
             augmentations=augmentations,
             recompute_boxes=crop and arguments["use_instance_mask"],
         )
+        mixers = build_sample_augmentations(cfg) if is_train else []
+        if mixers:
+            arguments["mixers"] = mixers
         if arguments["use_keypoint"]:
             arguments["keypoint_hflip_indices"] = utils.create_keypoint_hflip_indices(
                 lookup(cfg, "DATASETS.TRAIN")
@@ -121,6 +156,8 @@ class DatasetMapper:
         dataset_dict = self._copy_record(dataset_dict)
         image = self._read_image(dataset_dict)
         sem_seg = self._read_sem_seg(dataset_dict)
+        if self.mixers:
+            image, sem_seg = self._mix(dataset_dict, image, sem_seg)
         aug_input = T.AugInput(image, sem_seg=sem_seg)
         transforms = self.augmentations(aug_input)
         image_shape = aug_input.image.shape[:2]
@@ -164,6 +201,37 @@ class DatasetMapper:
         if "sem_seg_file_name" not in dataset_dict:
             return None
         return utils.read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+
+    def _mix(
+        self, dataset_dict: dict[str, Any], image: np.ndarray, sem_seg: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Apply the mixers; the annotations and the size in the record are replaced."""
+        sample = self._sample(dataset_dict, image, sem_seg)
+        for mixer in self.mixers:
+            sample = mixer(sample, self._draw_sample)
+        dataset_dict["annotations"] = sample.annotations
+        dataset_dict["height"], dataset_dict["width"] = sample.size
+        return sample.image, sample.sem_seg
+
+    def _sample(
+        self, dataset_dict: dict[str, Any], image: np.ndarray, sem_seg: np.ndarray | None
+    ) -> Sample:
+        return read_sample(dataset_dict, image, sem_seg, self.keypoint_hflip_indices)
+
+    def _draw_sample(self) -> Sample:
+        """Another sample of the dataset."""
+        if self._dataset is None:
+            raise ValueError(
+                "Mosaic, mixup and copy-paste draw samples from the dataset: call "
+                "mapper.use_dataset(dataset), or build the loader with "
+                "build_detection_train_loader. An iterable dataset will not do."
+            )
+        return draw_sample(self._dataset, self._read_other)
+
+    def _read_other(self, record: dict[str, Any]) -> Sample:
+        dataset_dict = self._copy_record(record)
+        image = self._read_image(dataset_dict)
+        return self._sample(dataset_dict, image, self._read_sem_seg(dataset_dict))
 
     def _image_tensor(self, image: np.ndarray) -> torch.Tensor:
         """(C, H, W) tensor of an (H, W, C) image, in memory of its own."""

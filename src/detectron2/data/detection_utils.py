@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from detectron2.config.mapping import lookup, read_arguments
-from detectron2.config.mapping.data import RESIZE_TEST, RESIZE_TRAIN
+from detectron2.config.mapping.data import LARGE_SCALE_JITTER, RESIZE_TEST, RESIZE_TRAIN
 from detectron2.data import transforms as T
 from detectron2.data._annotations import (
     annotations_to_instances,
@@ -169,7 +169,9 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return [T.ResizeShortestEdge(**read_arguments(cfg, RESIZE_TEST), sample_style="choice")]
     augmentations: list[T.Augmentation] = [
-        T.ResizeShortestEdge(**read_arguments(cfg, RESIZE_TRAIN))
+        T.LargeScaleJitter(**read_arguments(cfg, LARGE_SCALE_JITTER))
+        if lookup(cfg, "INPUT.JITTER.ENABLED")
+        else T.ResizeShortestEdge(**read_arguments(cfg, RESIZE_TRAIN))
     ]
     direction = lookup(cfg, "INPUT.RANDOM_FLIP")
     if direction not in ("none", "horizontal", "vertical"):

@@ -6,11 +6,18 @@ The training loader puts samples that raise these errors aside and goes on
 
 from __future__ import annotations
 
-__all__ = ["SampleError", "SizeMismatchError", "UnreadableImageError"]
+__all__ = ["MissingEntryError", "SampleError", "SizeMismatchError", "UnreadableImageError"]
 
 
 class SampleError(ValueError):
     """A sample cannot be used: its annotations contradict themselves or the image."""
+
+
+class MissingEntryError(SampleError, KeyError):
+    """An annotation lacks an entry that it must have."""
+
+    # Of KeyError it would be the representation of the sentence.
+    __str__ = Exception.__str__
 
 
 class SizeMismatchError(SampleError):

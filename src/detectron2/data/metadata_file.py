@@ -13,7 +13,7 @@ from typing import Any
 from detectron2.data.catalog import Metadata, MetadataCatalog
 from detectron2.utils.files import atomic_write_text
 
-__all__ = ["METADATA_FILE", "load_metadata", "save_metadata"]
+__all__ = ["METADATA_FILE", "described_classes", "load_metadata", "save_metadata"]
 
 METADATA_FILE = "metadata.json"
 _KEYS = (
@@ -29,9 +29,14 @@ _KEYS = (
 
 def save_metadata(dataset_name: str, path: str | Path) -> None:
     """Write names and colours of the classes and keypoints of a registered dataset."""
-    known = MetadataCatalog.get(dataset_name).as_dict()
-    content = {key: known[key] for key in _KEYS if key in known}
+    content = described_classes(MetadataCatalog.get(dataset_name))
     atomic_write_text(path, json.dumps(content, indent=1))
+
+
+def described_classes(metadata: Metadata) -> dict[str, Any]:
+    """Names and colours of the classes and keypoints, as plain data."""
+    known = metadata.as_dict()
+    return {key: known[key] for key in _KEYS if key in known}
 
 
 def load_metadata(path: str | Path) -> Metadata:

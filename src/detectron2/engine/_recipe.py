@@ -13,6 +13,7 @@ from torch import nn
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.config.training_defaults import TRAINING
+from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 from detectron2.engine._step_guard import StepGuard
 
@@ -196,7 +197,14 @@ class LazyRecipe(_Recipe):
         return LRMultiplier(optimizer, instantiate(self.cfg.lr_multiplier), self.max_iter)
 
     def train_loader(self) -> Any:
-        return instantiate(self.cfg.dataloader.train)
+        options = self.cfg.dataloader.train.copy()
+        name = _name_of_target(options)
+        if name == "build_detection_train_loader" and "unreadable_list" not in options:
+            options.unreadable_list = os.path.join(self.output_dir, LIST_FILE)
+        dataset = options.get("dataset")
+        if _name_of_target(dataset) == "get_detection_dataset_dicts" and dataset.get("check"):
+            dataset.setdefault("check_output", self.output_dir)
+        return instantiate(options)
 
     def test_loader(self, dataset_name: str) -> Any:
         return instantiate(self.cfg.dataloader.test)
@@ -228,6 +236,12 @@ def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
             value = _merged(default, value)
         result[key] = value
     return result
+
+
+def _name_of_target(options: Any) -> str:
+    """Name of the function that a lazy call stands for, "" if `options` is none."""
+    target = options.get("_target_", "") if isinstance(options, DictConfig) else ""
+    return str(getattr(target, "__name__", target)).rpartition(".")[2]
 
 
 Recipe = YacsRecipe | LazyRecipe

@@ -29,6 +29,16 @@ class ConfigEdits(Protocol):
     def set_categories(self, categories: list[dict[str, Any]]) -> None:
         """Fit the heads to COCO categories: number of classes and of keypoints."""
 
+    def set_mask_format(self, name: str) -> None:
+        """What the data loader makes of masks, "polygon" or "bitmask"."""
+
+    def wants_masks(self) -> bool:
+        """Whether the model learns masks."""
+
+    def wants_keypoints(self) -> bool: ...
+
+    def has_rotated_boxes(self) -> bool: ...
+
     def train_dataset(self) -> str | None: ...
 
     def test_dataset(self) -> str | None: ...
@@ -76,6 +86,18 @@ class YacsEdits:
             # 0.05 is about the mean of the constants that COCO measured for people.
             self.cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * len(keypoints)
 
+    def set_mask_format(self, name: str) -> None:
+        self.cfg.INPUT.MASK_FORMAT = name
+
+    def wants_masks(self) -> bool:
+        return self.cfg.MODEL.MASK_ON
+
+    def wants_keypoints(self) -> bool:
+        return self.cfg.MODEL.KEYPOINT_ON
+
+    def has_rotated_boxes(self) -> bool:
+        return self.cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RRPN"
+
     def train_dataset(self) -> str | None:
         return next(iter(self.cfg.DATASETS.TRAIN), None)
 
@@ -122,6 +144,21 @@ class LazyEdits:
                 f"not know; the data has {count}: set it with --set."
             )
         OmegaConf.update(self.cfg, key, count)
+
+    def set_mask_format(self, name: str) -> None:
+        OmegaConf.update(self.cfg, "dataloader.train.mapper.instance_mask_format", name)
+
+    def wants_masks(self) -> bool:
+        return bool(self._of_mapper("use_instance_mask"))
+
+    def wants_keypoints(self) -> bool:
+        return bool(self._of_mapper("use_keypoint"))
+
+    def has_rotated_boxes(self) -> bool:
+        return False
+
+    def _of_mapper(self, key: str) -> Any:
+        return OmegaConf.select(self.cfg, f"dataloader.train.mapper.{key}", default=None)
 
     def train_dataset(self) -> str | None:
         return self._dataset("train")

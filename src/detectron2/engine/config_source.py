@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from detectron2.config import CfgNode, LazyConfig, get_cfg
+from detectron2.config._lazy_modules import line_of_error
 
 __all__ = ["find_config_file", "resolve_config"]
 
@@ -32,7 +32,8 @@ def resolve_config(
     Raises:
         FileNotFoundError: no such file and no such name; the sentence has similar names.
         KeyError: an override names a key that does not exist.
-        ValueError: an override has no value, or one of another type than the default.
+        ValueError: an override has no value, or one of another type than the default; or the
+            file cannot be read as YAML or run as Python, with file and line.
         TypeError: `source` is something else.
     """
     cfg = _load(source)
@@ -66,10 +67,26 @@ def _load(source: Any) -> Any:
 def _from_name(name: str) -> Any:
     path = find_config_file(name)
     if path.endswith(".py"):
-        return LazyConfig.load(path)
+        return _run_python_config(path)
     cfg = get_cfg()
     cfg.merge_from_file(path)
     return cfg
+
+
+def _run_python_config(path: str) -> Any:
+    try:
+        return LazyConfig.load(path)
+    except SyntaxError as error:
+        # The sentence has file and line; what remains to show is the text there.
+        place = f"\n    {error.text.strip()}" if error.text else ""
+        raise ValueError(f"{error.msg}{place}") from error
+    except Exception as error:
+        line = line_of_error(error)
+        if line is None:
+            raise
+        raise ValueError(
+            f"Config file {line[0]!r}, line {line[1]}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def find_config_file(name: str) -> str:
@@ -90,23 +107,13 @@ def find_config_file(name: str) -> str:
 
 
 def _unknown(name: str) -> str:
+    from detectron2.model_zoo.model_zoo import config_names, similar_names
+
     text = f"{name!r} is neither a file nor a config of the model zoo."
-    close = _similar(name)
+    close = similar_names(name, config_names())
     if close:
         return f"{text} Similar names: {', '.join(close)}."
     return f"{text} 'detectron2 zoo list' shows the names of the zoo."
-
-
-def _similar(name: str) -> list[str]:
-    from detectron2.model_zoo.model_zoo import config_names
-
-    known = config_names()
-    by_file: dict[str, str] = {os.path.basename(each): each for each in known}
-    found = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    for base in difflib.get_close_matches(os.path.basename(name), by_file, n=3, cutoff=0.6):
-        if by_file[base] not in found:
-            found.append(by_file[base])
-    return found[:3]
 
 
 def _pairs(overrides: Sequence[str]) -> list[str]:

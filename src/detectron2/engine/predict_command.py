@@ -13,6 +13,7 @@ from detectron2.data.metadata_file import METADATA_FILE, load_metadata
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.defaults import DefaultPredictor
+from detectron2.engine.exported_files import is_exported
 from detectron2.engine.predict_files import (
     CocoResultWriter,
     JsonLinesResultWriter,
@@ -20,7 +21,11 @@ from detectron2.engine.predict_files import (
     ResultWriter,
     predict_files,
 )
-from detectron2.engine.train_command import best_device, published_weights
+from detectron2.engine.train_command import (
+    best_device,
+    published_weights,
+    refuse_foreign_weights,
+)
 
 __all__ = ["PredictOptions", "run_predict"]
 
@@ -46,8 +51,8 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
 
     Raises:
         FileNotFoundError: an input names no image, or the weights are not to be had.
-        ValueError: no weights were named for a config that is not in the zoo, or none of the
-            images could be read.
+        ValueError: no weights were named for a config that is not in the zoo, they are those of
+            another architecture, or none of the images could be read.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -55,10 +60,8 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
     images = find_images(options.inputs)
     # Fails now if the folder cannot be written to, not after the model has run.
     options.output.mkdir(parents=True, exist_ok=True)
-    cfg = _config(options)
-    predictor = DefaultPredictor(cfg)
-    metadata = _metadata(cfg, options.weights)
-    writer = _writer(options, _class_names(cfg, metadata))
+    predictor, metadata, class_count = _predictor(options)
+    writer = _writer(options, _class_names(metadata, class_count))
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=console) as progress:
         task = progress.add_task("Predicting", total=len(images))
@@ -70,6 +73,7 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
             picture_folder=options.output if options.pictures else None,
             min_score=options.min_score,
             on_image_done=lambda: progress.advance(task),
+            image_format=predictor.image_format,
         )
     for name, reason in summary.skipped:
         console.print(f"skipped {name}: {reason}", markup=False)
@@ -79,6 +83,28 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
         f"{summary.detections} detections in {summary.images} images; results in {options.output}"
     )
     return summary
+
+
+def _predictor(options: PredictOptions) -> tuple[Any, Metadata, int]:
+    """What predicts, the names of its classes, and how many there are."""
+    if is_exported(options.config):
+        exported = _exported(options)
+        return exported, exported.metadata, exported.info.num_classes
+    cfg = _config(options)
+    predictor = DefaultPredictor(cfg)
+    refuse_foreign_weights(predictor.load_report, _weights(options))
+    return predictor, _metadata(cfg, options.weights), edits_of(cfg).num_classes()
+
+
+def _exported(options: PredictOptions) -> Any:
+    from detectron2.export import load
+
+    if options.weights or options.random_weights or options.overrides:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which has its weights and settings inside: "
+            "leave out --weights, --random-weights and --set."
+        )
+    return load(options.config, options.device or "cpu")
 
 
 def _config(options: PredictOptions) -> Any:
@@ -104,9 +130,9 @@ def _metadata(cfg: Any, weights: str | None) -> Metadata:
     return MetadataCatalog.get(edits_of(cfg).test_dataset() or "__unused")
 
 
-def _class_names(cfg: Any, metadata: Metadata) -> list[str]:
+def _class_names(metadata: Metadata, count: int) -> list[str]:
     known = list(metadata.get("thing_classes", []))
-    count = max(edits_of(cfg).num_classes(), len(known))
+    count = max(count, len(known))
     return known + [f"class {i}" for i in range(len(known), count)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from detectron2.data.catalog import Metadata
-from detectron2.data.detection_utils import read_image
+from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.data.image_inputs import ImageInput
+from detectron2.engine.streaming import prefetched
 from detectron2.structures.instances import Instances
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_open, atomic_write_text
@@ -124,6 +126,7 @@ def predict_files(
     picture_folder: Path | None,
     min_score: float = 0.5,
     on_image_done: Callable[[], None] = lambda: None,
+    image_format: str = "BGR",
 ) -> PredictionSummary:
     """Run `predictor` on every image; an unreadable image is skipped and listed, never fatal.
 
@@ -136,14 +139,15 @@ def predict_files(
         picture_folder: annotated images go here under their own names; None draws nothing.
         min_score: detections below it are neither drawn nor written.
         on_image_done: called after each image, for a progress bar.
+        image_format: what `predictor` takes instead of BGR, see `read_image`.
     """
     summary = PredictionSummary()
     with writer:
-        for image in images:
-            try:
-                pixels = read_image(PathManager.get_local_path(image.path), format="BGR")
-            except (OSError, ValueError) as error:
-                summary.skipped.append((image.name, str(error)))
+        # The next images are read while the model works on this one.
+        read = functools.partial(_read, image_format=image_format)
+        for image, pixels in prefetched(map(read, images), depth=2):
+            if isinstance(pixels, Exception):
+                summary.skipped.append((image.name, str(pixels)))
                 on_image_done()
                 continue
             outputs = _above(predictor(pixels), min_score)
@@ -151,11 +155,22 @@ def predict_files(
                 writer.add(image.name, outputs["instances"])
                 summary.detections += len(outputs["instances"])
             if picture_folder is not None:
-                picture = draw_predictions(pixels[:, :, ::-1], outputs, metadata)
+                rgb = convert_image_to_rgb(pixels, image_format)
+                picture = draw_predictions(rgb, outputs, metadata)
                 save_picture(picture, picture_folder / image.name)
             summary.images += 1
             on_image_done()
     return summary
+
+
+def _read(
+    image: ImageInput, image_format: str
+) -> tuple[ImageInput, np.ndarray | OSError | ValueError]:
+    """The pixels of an image, or why there are none."""
+    try:
+        return image, read_image(PathManager.get_local_path(image.path), format=image_format)
+    except (OSError, ValueError) as error:
+        return image, error
 
 
 def draw_predictions(

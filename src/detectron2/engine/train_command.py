@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,18 @@ import torch
 
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.auto.folder import keypoint_metadata
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
+from detectron2.engine.data_folder import read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
+from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.utils import comm
@@ -29,6 +35,7 @@ __all__ = [
     "best_device",
     "configure",
     "published_weights",
+    "refuse_foreign_weights",
     "run_evaluate",
     "run_train",
 ]
@@ -40,13 +47,15 @@ TRAIN_NAME, VAL_NAME = "own_train", "own_val"
 class TrainOptions:
     """Options of `detectron2 train` and `eval`; see their help."""
 
-    config: str
+    config: str | None = None
+    data: Path | None = None
     train_data: tuple[Path, Path] | None = None
     val_data: tuple[Path, Path] | None = None
     output: Path | None = None
     weights: str | None = None
     random_weights: bool = False
     resume: bool = False
+    report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
     auto_scale: bool = False
@@ -60,30 +69,80 @@ def run_train(options: TrainOptions) -> None:
         FileNotFoundError: the config, the weights or the data are not to be had.
         ValueError: the data has no categories, or the config is not of the right kind.
     """
-    configure(options)  # says what is wrong before any process is started
+    options = _with_config(options)
+    configure(options, say=print)  # says what is wrong before any process is started
     if options.auto_scale:
         print("\n".join(_auto_scaled(options)[1]))
     launch(_train, options.num_gpus, dist_url="auto", args=(options,))
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
-    """Evaluate the checkpoint and return the metrics of every dataset."""
-    cfg = configure(options)
-    weights = options.weights or published_weights(options.config)
+    """Evaluate the checkpoint, or an exported file, and return the metrics of every dataset.
+
+    Raises:
+        ValueError: the checkpoint is one of another architecture.
+    """
+    if options.config is not None and is_exported(options.config):
+        return _evaluate_exported(options)
+    options = _with_config(options)
+    cfg = configure(options, for_training=False, say=print)
+    weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
     model = DefaultTrainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir).load(weights)
-    return DefaultTrainer.test(cfg, speed_up(model))
+    checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
+    checkpointer.load(weights)
+    refuse_foreign_weights(checkpointer.report, weights)
+    model = speed_up(model)
+    if options.report is None and not options.resume:
+        return DefaultTrainer.test(cfg, model)
+    from detectron2.engine.evaluate_command import evaluate_with_report
+
+    return evaluate_with_report(cfg, model, options.report, options.resume)
 
 
-def configure(options: TrainOptions) -> Any:
+def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
+    from detectron2.engine.evaluate_exported import evaluate_exported
+
+    if options.weights or options.overrides:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which has its weights and settings inside: "
+            "leave out --weights and --set."
+        )
+    if options.val_data is None:
+        raise ValueError(
+            f"{options.config!r} is an exported model, which names no dataset: add "
+            "--val-data ANNOTATIONS.json IMAGE_FOLDER."
+        )
+    _register(VAL_NAME, *options.val_data)
+    output = options.output or Path("output")
+    return evaluate_exported(_named(options.config), VAL_NAME, output, options.device or "cpu")
+
+
+def configure(
+    options: TrainOptions,
+    for_training: bool = True,
+    say: Callable[[str], object] | None = None,
+) -> Any:
     """Config with the options applied and the data registered.
 
     Overrides come last: one that is given explicitly wins over what the data suggests.
+
+    Args:
+        options: with a config.
+        for_training: False if the data are only evaluated on.
+        say: called with sentences about what a folder of data holds and sets.
     """
-    cfg = resolve_config(options.config)
+    cfg = resolve_config(_named(options.config))
     edits = edits_of(cfg)
+    if options.data is not None:
+        if options.train_data is not None or options.val_data is not None:
+            raise ValueError("--data is a whole dataset; leave out --train-data and --val-data.")
+        checkpoint = None if for_training else options.weights
+        folder = read_data_folder(options.data, checkpoint)
+        for sentence in folder.apply(edits, for_training):
+            if say is not None:
+                say(sentence)
     if options.train_data is not None:
         categories = _register(TRAIN_NAME, *options.train_data)
         edits.set_datasets(train=TRAIN_NAME)
@@ -99,6 +158,23 @@ def configure(options: TrainOptions) -> Any:
         edits.set_weights(options.weights or "")
     edits.set_device(options.device or best_device())
     return resolve_config(cfg, options.overrides)
+
+
+def _with_config(options: TrainOptions) -> TrainOptions:
+    """Options with a config that suits the data, if none was named."""
+    if options.config is not None or options.data is None:
+        return options
+    config = read_data_folder(options.data).suggested_config()
+    print(f"No config is named; {config} suits the annotations.")
+    return dataclasses.replace(options, config=config)
+
+
+def _named(config: str | None) -> str:
+    if config is None:
+        raise ValueError(
+            "Name a config, such as COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml, or --data FOLDER."
+        )
+    return config
 
 
 def best_device() -> str:
@@ -121,6 +197,28 @@ def published_weights(config: str) -> str:
     return model_zoo.get_checkpoint_url(config)
 
 
+def refuse_foreign_weights(report: LoadReport | None, weights: str) -> None:
+    """Stop before a model predicts with random weights.
+
+    Args:
+        report: of loading `weights`; None if there were none.
+
+    Raises:
+        ValueError: most of the model was not in the checkpoint.
+    """
+    if report is None or not (report.is_foreign or report.empty_parts):
+        return
+    raise ValueError(
+        f"The checkpoint {weights!r} does not fit this config: {report.loaded} of {report.total} "
+        f"tensors of the model are in it{_nothing_of(report.empty_parts)}. What differs is listed "
+        "above; name the config that it was trained with."
+    )
+
+
+def _nothing_of(parts: Sequence[str]) -> str:
+    return f", and nothing of {' and '.join(parts)}" if parts else ""
+
+
 def _auto_scaled(options: TrainOptions) -> tuple[Any, list[str]]:
     """Config for the batch size given, and what the linear rule changed in it.
 
@@ -130,7 +228,7 @@ def _auto_scaled(options: TrainOptions) -> tuple[Any, list[str]]:
     cfg = configure(options)
     if not isinstance(cfg, CfgNode):
         raise ValueError("--auto-scale is for YAML configs; change train.* of a LazyConfig.")
-    reference = resolve_config(options.config)
+    reference = configure(dataclasses.replace(options, overrides=[]))
     frozen = cfg.is_frozen()
     cfg.defrost()
     said = scale_to_batch(cfg, reference)
@@ -172,15 +270,7 @@ def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    register_coco_instances(name, _keypoint_metadata(categories), str(annotations), str(images))
+    register_coco_instances(
+        name, keypoint_metadata(categories[0].get("keypoints") or []), str(annotations), str(images)
+    )
     return categories
-
-
-def _keypoint_metadata(categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Names of the keypoints, and which change places in a mirror: left_x and right_x."""
-    names = categories[0].get("keypoints")
-    if not names:
-        return {}
-    mirrored = {name: name.replace("left", "right") for name in names if "left" in name}
-    pairs = [(left, right) for left, right in mirrored.items() if right in names]
-    return {"keypoint_names": names, "keypoint_flip_map": pairs}

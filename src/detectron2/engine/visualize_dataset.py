@@ -13,13 +13,13 @@ import torch
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-from detectron2.data.datasets.coco import load_coco_json
+from detectron2.data.datasets.auto import open_dataset
 from detectron2.data.detection_utils import read_image
 from detectron2.engine.predict_files import save_picture
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 
-__all__ = ["result_rows_to_instances", "visualize_dataset"]
+__all__ = ["draw_record", "result_rows_to_instances", "visualize_dataset"]
 
 
 def visualize_dataset(
@@ -34,7 +34,8 @@ def visualize_dataset(
     """Draw a dataset into `output`, one picture per image. Returns how many.
 
     Args:
-        dataset: name of a registered dataset, or path of a COCO-format JSON file.
+        dataset: name of a registered dataset, path of a COCO-format JSON file, or a folder in a
+            format that `detectron2.data.datasets.auto` recognises; its splits get a folder each.
         image_root: folder of the images of a JSON file; that of the file if None.
         predictions: COCO result file drawn to the right of the ground truth.
         output: folder for the pictures, created if absent.
@@ -43,22 +44,52 @@ def visualize_dataset(
 
     Raises:
         FileNotFoundError: a file is absent.
-        ValueError: `predictions` is no list of COCO results.
+        ValueError: `predictions` is no list of COCO results, or a folder is not recognised.
     """
-    records, metadata = _load(dataset, image_root)
+    names = open_dataset(dataset, image_root).names
     found = None if predictions is None else _results_by_image(predictions)
     count = 0
-    for record in records[:limit]:
-        rgb = read_image(record["file_name"], format="RGB")
-        picture = Visualizer(rgb, metadata).draw_dataset_dict(record).get_image()
-        if found is not None:
-            rows = [r for r in found[record["image_id"]] if r["score"] >= min_score]
-            instances = result_rows_to_instances(rows, rgb.shape[:2], metadata)
-            drawn = Visualizer(rgb, metadata).draw_instance_predictions(instances).get_image()
-            picture = np.concatenate([picture, drawn], axis=1)
-        save_picture(picture, output / Path(record["file_name"]).name)
-        count += 1
+    for split, name in names.items():
+        metadata = MetadataCatalog.get(name)
+        folder = output / split if len(names) > 1 else output
+        for record in DatasetCatalog.get(name)[: None if limit is None else limit - count]:
+            rows = None
+            if found is not None:
+                rows = [row for row in found[record["image_id"]] if row["score"] >= min_score]
+            picture = draw_record(record, metadata, rows)
+            save_picture(picture, folder / Path(record["file_name"]).name)
+            count += 1
     return count
+
+
+def draw_record(
+    record: dict[str, Any],
+    metadata: Metadata,
+    rows: Iterable[dict[str, Any]] | None = None,
+    widest: int | None = None,
+) -> np.ndarray:
+    """RGB picture of a record's annotations, with COCO result rows on its right.
+
+    Args:
+        record: a record.
+        metadata: of its dataset.
+        rows: detections of this image.
+        widest: wider images are drawn smaller, and those less than half as wide larger, so that
+            labels can be read; without `rows` only.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    rgb = read_image(record["file_name"], format="RGB")
+    scale = 1.0
+    if widest is not None:
+        scale = min(widest / rgb.shape[1], max(1.0, widest / 2 / rgb.shape[1]))
+    picture = Visualizer(rgb, metadata, scale=scale).draw_dataset_dict(record).get_image()
+    if rows is None:
+        return picture
+    instances = result_rows_to_instances(rows, rgb.shape[:2], metadata)
+    drawn = Visualizer(rgb, metadata).draw_instance_predictions(instances).get_image()
+    return np.concatenate([picture, drawn], axis=1)
 
 
 def result_rows_to_instances(
@@ -75,7 +106,8 @@ def result_rows_to_instances(
     from hotcoco import mask as coco_mask
 
     rows = list(rows)
-    ids = metadata.thing_dataset_id_to_contiguous_id
+    classes = range(len(metadata.thing_classes))
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", {i: i for i in classes})
     boxes = [BoxMode.convert(row["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for row in rows]
     instances = Instances(image_size)
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
@@ -85,19 +117,6 @@ def result_rows_to_instances(
         masks = [np.asarray(coco_mask.decode(row["segmentation"])) > 0 for row in rows]
         instances.pred_masks = torch.from_numpy(np.stack(masks))
     return instances
-
-
-def _load(dataset: str, image_root: Path | None) -> tuple[list[dict[str, Any]], Metadata]:
-    if dataset in DatasetCatalog.list():
-        return DatasetCatalog.get(dataset), MetadataCatalog.get(dataset)
-    path = Path(dataset)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{dataset!r} is neither a registered dataset nor a COCO-format JSON file."
-        )
-    name = f"visualize:{path.resolve()}"
-    records = load_coco_json(str(path), str(image_root or path.parent), name)
-    return records, MetadataCatalog.get(name)
 
 
 def _results_by_image(path: Path) -> dict[Any, list[dict[str, Any]]]:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from detectron2.evaluation.coco_results import CocoResults, encode_masks
-from detectron2.structures import BoxMode, Instances
+from detectron2.evaluation.coco_results import CocoResults, EncodedMasks, encode_masks
+from detectron2.ops import mask_runs
+from detectron2.structures import BoxMode, Instances, ROIMasks
 
 __all__ = [
+    "CategoryMismatchError",
     "as_plain",
     "dataset_categories",
     "instances_to_coco_json",
@@ -25,8 +27,9 @@ def instances_to_coco_json(instances: Instances, img_id: Hashable) -> list[dict[
     """Detections of one image in COCO's result format.
 
     Args:
-        instances: pred_boxes, scores, pred_classes, and perhaps pred_masks (N, H, W),
-            pred_masks_rle (RLE dictionaries) and pred_keypoints (N, K, 3), on any device.
+        instances: pred_boxes, scores, pred_classes, and perhaps pred_masks ((N, H, W), or
+            ROIMasks on the boxes), pred_masks_rle (RLE dictionaries) and pred_keypoints
+            (N, K, 3), on any device.
         img_id: id of the image.
 
     Returns:
@@ -38,8 +41,10 @@ def instances_to_coco_json(instances: Instances, img_id: Hashable) -> list[dict[
 def to_coco_results(instances: Instances, image_id: Hashable) -> CocoResults:
     """As `instances_to_coco_json`, in columns; `instances` are on the CPU."""
     boxes = instances.pred_boxes.tensor
-    masks = None
-    if instances.has("pred_masks"):
+    masks: Any = None
+    if instances.has("pred_masks") and isinstance(instances.pred_masks, ROIMasks):
+        masks = box_masks(instances)
+    elif instances.has("pred_masks"):
         masks = encode_masks(instances.pred_masks.numpy(), boxes.numpy())
     elif instances.has("pred_masks_rle"):
         masks = instances.pred_masks_rle
@@ -60,6 +65,14 @@ def to_coco_results(instances: Instances, image_id: Hashable) -> CocoResults:
     )
 
 
+def box_masks(instances: Instances) -> EncodedMasks:
+    """Masks on boxes in COCO's run lengths, as if they had been drawn into the image."""
+    masks = instances.pred_masks.tensor.float()
+    counts, areas = mask_runs(masks, instances.pred_boxes.tensor.float(), instances.image_size)
+    sizes = np.tile(np.array(instances.image_size, dtype=np.int64), (len(counts), 1))
+    return EncodedMasks(sizes, counts, areas.numpy().astype(np.float64))
+
+
 def without_non_finite(instances: Instances) -> Instances:
     """Detections whose score and box are finite."""
     finite = torch.isfinite(instances.pred_boxes.tensor).all(dim=1)
@@ -68,16 +81,20 @@ def without_non_finite(instances: Instances) -> Instances:
     return instances if bool(finite.all()) else instances[finite]
 
 
+class CategoryMismatchError(ValueError, AssertionError):
+    """The classes of the model are not those of the dataset."""
+
+
 def dataset_categories(indices: np.ndarray, index_of: Mapping[int, int]) -> np.ndarray:
     """Category ids of the dataset for class indices of the model."""
     id_of = {index: category for category, index in index_of.items()}
     if sorted(id_of) != list(range(len(index_of))):
-        raise AssertionError(
+        raise CategoryMismatchError(
             f"thing_dataset_id_to_contiguous_id must map to 0..{len(index_of) - 1}, each once; "
             f"it maps to {sorted(index_of.values())}."
         )
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(id_of):
-        raise AssertionError(
+        raise CategoryMismatchError(
             f"The model predicts class {int(indices.max())}, but the dataset has "
             f"{len(id_of)} classes, numbered from 0: do the model and the dataset fit together?"
         )

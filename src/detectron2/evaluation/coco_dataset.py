@@ -9,7 +9,9 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["GroundTruth", "as_hotcoco", "load_ground_truth", "numbered"]
+__all__ = ["NO_IMAGE", "GroundTruth", "as_hotcoco", "load_ground_truth", "numbered"]
+
+NO_IMAGE = -1  # number of an image that the ground truth does not have
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,18 @@ from detectron2.evaluation.coco_conversion import (
     to_coco_results,
     without_non_finite,
 )
-from detectron2.evaluation.coco_dataset import GroundTruth, load_ground_truth
+from detectron2.evaluation.coco_dataset import NO_IMAGE, GroundTruth, load_ground_truth
 from detectron2.evaluation.coco_results import CocoResults
 from detectron2.evaluation.coco_task import COCOevalMaxDets, evaluate_predictions_on_coco
 from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
-from detectron2.evaluation.output_files import open_output, write_json_list
+from detectron2.evaluation.output_files import open_output, save_list, write_json_list
 from detectron2.evaluation.per_category import category_precisions, category_table
 from detectron2.evaluation.proposal_recall import evaluate_box_proposals, proposal_recalls
+from detectron2.evaluation.result_stream import ResultStream
+from detectron2.evaluation.spool import gather_predictions
+from detectron2.evaluation.spooled_evaluator import SpooledEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
@@ -66,7 +68,7 @@ _evaluate_box_proposals = evaluate_box_proposals
 _evaluate_predictions_on_coco = evaluate_predictions_on_coco
 
 
-class COCOEvaluator(DatasetEvaluator):
+class COCOEvaluator(SpooledEvaluator):
     """AP of boxes, masks and keypoints, and AR of proposals, with COCO's protocol.
 
     Works with every dataset of "instances" records: one without a COCO file is written as one.
@@ -122,7 +124,7 @@ class COCOEvaluator(DatasetEvaluator):
         self._coco_api = self._ground_truth.coco
         # Test sets come without annotations: predictions are written, not evaluated.
         self._do_evaluation = self._ground_truth.has_annotations
-        self._predictions: list[dict[str, Any]] = []
+        self._predictions: Any = self._new_spool(self._metadata.name)
         self._results: OrderedDict[str, Any] = OrderedDict()
         self._dropped = 0
 
@@ -143,8 +145,12 @@ class COCOEvaluator(DatasetEvaluator):
     # -------------------------------------------------------------- taking in predictions
 
     def reset(self) -> None:
-        self._predictions = []
+        self._predictions = self._new_spool(self._metadata.name)
         self._dropped = 0
+
+    def takes_box_masks(self) -> bool:
+        # A subclass that looks at the outputs itself expects masks in full images.
+        return type(self).process is COCOEvaluator.process
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -152,7 +158,8 @@ class COCOEvaluator(DatasetEvaluator):
             inputs: records with "image_id".
             outputs: dictionaries with "instances" (pred_boxes, scores, pred_classes, and perhaps
                 pred_masks and pred_keypoints) or "proposals" (proposal_boxes,
-                objectness_logits), in pixels of the original image.
+                objectness_logits), in pixels of the original image. Masks are (N, H, W), or
+                ROIMasks on the boxes, which are encoded without being drawn.
         """
         for record, output in zip(inputs, outputs):
             prediction: dict[str, Any] = {"image_id": record["image_id"]}
@@ -193,38 +200,35 @@ class COCOEvaluator(DatasetEvaluator):
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             with open_output(self._output_file("instances_predictions.pth"), "wb") as stream:
-                torch.save([as_plain(prediction) for prediction in predictions], stream)
+                if getattr(predictions, "is_large", False):
+                    save_list(map(as_plain, predictions), stream)
+                else:
+                    torch.save([as_plain(prediction) for prediction in predictions], stream)
         self._results = OrderedDict()
         if "proposals" in predictions[0]:
             self._eval_box_proposals(predictions)
         if "instances" in predictions[0]:
             self._eval_predictions(predictions, img_ids=img_ids)
+        self._complete(predictions)
         return copy.deepcopy(self._results)
 
     def _output_file(self, name: str) -> str:
         assert self._output_dir is not None
         return os.path.join(self._output_dir, name)
 
-    def _gather_predictions(self) -> list[dict[str, Any]] | None:
+    def _gather_predictions(self) -> Sequence[dict[str, Any]] | None:
         """Predictions of all processes; None on processes that do not evaluate."""
         if self._dropped:
             self._logger.warning(
                 f"[COCOEvaluator] Left out {self._dropped} detections with NaN or infinite "
                 "scores or boxes."
             )
-        if not self._distributed:
-            return self._predictions
-        comm.synchronize()
-        gathered = comm.gather(self._predictions, dst=0)
-        if not comm.is_main_process():
-            return None
-        return list(itertools.chain(*gathered))
+        return gather_predictions(self._predictions, self._distributed)
 
     def _tasks_from_predictions(self, predictions: Sequence[dict[str, Any]]) -> set[str]:
         """Tasks that a list of COCO results can be evaluated for."""
-        if isinstance(predictions, CocoResults):
-            has_masks = predictions.mask_counts is not None
-            has_keypoints = predictions.keypoints is not None
+        if isinstance(predictions, ResultStream):
+            has_masks, has_keypoints = predictions.masked, predictions.posed
         else:
             has_masks = any("segmentation" in result for result in predictions)
             has_keypoints = any("keypoints" in result for result in predictions)
@@ -254,19 +258,23 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _collect_results(self, predictions: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """The detections of all images as one list."""
-        parts = [p["instances"] for p in predictions if "instances" in p]
-        if all(isinstance(part, CocoResults) for part in parts):
-            return CocoResults.concatenate(parts)
-        return list(itertools.chain(*parts))  # a subclass has put dictionaries there
+        stream = ResultStream.over(predictions)
+        if stream is not None:
+            return stream
+        # A subclass has put dictionaries there.
+        return list(itertools.chain(*(p["instances"] for p in predictions if "instances" in p)))
 
     def _to_dataset_ids(self, results: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """`results` with the category ids of the dataset in place of class indices."""
         if not hasattr(self._metadata, "thing_dataset_id_to_contiguous_id"):
             return results
         index_of = self._metadata.thing_dataset_id_to_contiguous_id
-        if isinstance(results, CocoResults):
-            categories = dataset_categories(results.category_ids, index_of)
-            return results.replaced(category_ids=categories)
+        if isinstance(results, ResultStream):
+            return results.mapped(
+                lambda part: part.replaced(
+                    category_ids=dataset_categories(part.category_ids, index_of)
+                )
+            )
         indices = np.array([result["category_id"] for result in results], dtype=np.int64)
         categories = dataset_categories(indices, index_of).tolist()
         return [{**r, "category_id": category} for r, category in zip(results, categories)]
@@ -298,13 +306,12 @@ class COCOEvaluator(DatasetEvaluator):
 
     def _with_image_numbers(self, results: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """`results` with the ids that `self._coco_api` knows images by."""
-        number_of = self._ground_truth.number_of
-        if self._ground_truth.image_numbers is None:
+        numbers = self._ground_truth.image_numbers
+        if numbers is None:
             return results
-        if isinstance(results, CocoResults):
-            numbers = [number_of(image_id) for image_id in results.image_ids]
-            return results.replaced(image_ids=np.array(numbers, dtype=np.int64))
-        return [{**result, "image_id": number_of(result["image_id"])} for result in results]
+        if isinstance(results, ResultStream):
+            return results.renumbered(lambda image_id: numbers.get(image_id, NO_IMAGE))
+        return [{**r, "image_id": numbers.get(r["image_id"], NO_IMAGE)} for r in results]
 
     def _eval_box_proposals(self, predictions: Sequence[dict[str, Any]]) -> None:
         """Fill ``self._results["box_proposals"]`` with the average recall of "proposals"."""

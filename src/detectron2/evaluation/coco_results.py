@@ -6,12 +6,39 @@ numbers plus the compressed mask, and reach hotcoco without a detour through dic
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 
-__all__ = ["CocoResults", "encode_masks"]
+__all__ = ["CocoResults", "EncodedMasks", "encode_masks", "no_garbage_collection"]
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Build many objects without the collector walking over all others again and again.
+
+    A dictionary for each of 180,000 masks took 0.6 s with it and 0.1 s without.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class EncodedMasks:
+    """N masks: sizes (N, 2) of (height, width), compressed run lengths, areas (N,) in pixels."""
+
+    sizes: np.ndarray
+    counts: list[bytes]
+    areas: np.ndarray
 
 
 class CocoResults(Sequence[dict[str, Any]]):
@@ -66,15 +93,18 @@ class CocoResults(Sequence[dict[str, Any]]):
         category_ids: np.ndarray,
         scores: np.ndarray,
         boxes: np.ndarray,
-        masks: Sequence[dict[str, Any]] | None = None,
+        masks: Sequence[dict[str, Any]] | EncodedMasks | None = None,
         keypoints: np.ndarray | None = None,
     ) -> CocoResults:
-        """The detections of one image; `masks` are N RLE dictionaries, `keypoints` (N, 3K)."""
+        """The detections of one image, with N masks (RLE dictionaries or columns of them) and
+        (N, 3K) keypoints."""
         count = len(scores)
         whole = isinstance(image_id, (int, np.integer))
         ids = np.full(count, image_id, dtype=np.int64 if whole else object)
         sizes = counts = areas = None
-        if masks is not None:
+        if isinstance(masks, EncodedMasks):
+            sizes, counts, areas = masks.sizes, masks.counts, masks.areas
+        elif masks is not None:
             sizes = np.array([mask["size"] for mask in masks], dtype=np.int64).reshape(-1, 2)
             counts = [_as_bytes(mask["counts"]) for mask in masks]
             areas = _areas(masks)
@@ -114,6 +144,28 @@ class CocoResults(Sequence[dict[str, Any]]):
     def replaced(self, **columns: np.ndarray) -> CocoResults:
         """The same detections with some columns replaced."""
         return CocoResults(**{**{name: getattr(self, name) for name in self.__slots__}, **columns})
+
+    def sliced(self, span: slice) -> CocoResults:
+        """The detections in `span`, without a copy of the numbers."""
+        return CocoResults(
+            self.image_ids[span],
+            self.category_ids[span],
+            self.scores[span],
+            self.boxes[span],
+            None if self.mask_sizes is None else self.mask_sizes[span],
+            None if self.mask_counts is None else self.mask_counts[span],
+            None if self.mask_areas is None else self.mask_areas[span],
+            None if self.keypoints is None else self.keypoints[span],
+        )
+
+    def selected(self, chosen: np.ndarray) -> CocoResults:
+        """The detections at the places, or with True, in `chosen`."""
+        columns = {name: getattr(self, name) for name in self.__slots__}
+        counts = columns.pop("mask_counts")
+        rows = {name: None if value is None else value[chosen] for name, value in columns.items()}
+        if counts is not None:
+            counts = [counts[index] for index in np.arange(len(self))[chosen].tolist()]
+        return CocoResults(mask_counts=counts, **rows)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from detectron2.evaluation.panoptic_evaluation import COCOPanopticEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.rotated_coco_evaluation import RotatedCOCOEvaluator
 from detectron2.evaluation.sem_seg_evaluation import SemSegEvaluator
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["EVALUATORS", "EvaluatorFactory", "build_evaluator"]
 
@@ -94,4 +97,6 @@ def build_evaluator(
             "detectron2.evaluation.default_evaluators.EVALUATORS, or override build_evaluator()."
         )
     evaluators = [make(dataset_name, output_dir, cfg) for make in EVALUATORS[kind]]
+    names = ", ".join(type(evaluator).__name__ for evaluator in evaluators)
+    logger.info("%s is evaluated by %s (evaluator_type %r).", dataset_name, names, kind)
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

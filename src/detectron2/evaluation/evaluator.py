@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from detectron2.evaluation.box_masks import box_masks_for
+from detectron2.evaluation.resuming import prepare
 from detectron2.utils.comm import get_world_size, is_main_process
 from detectron2.utils.logger import log_every_n_seconds
 
@@ -35,6 +37,22 @@ class DatasetEvaluator:
 
     def reset(self) -> None:
         """Forget everything; called before each run over a dataset."""
+
+    def begin(self, identity: Mapping[str, Any], resume: bool) -> None:
+        """Called after `reset`: what will be processed, and whether to take up an earlier run.
+
+        Args:
+            identity: JSON values that tell one model and dataset from another.
+            resume: keep what a run of that identity has left, if this evaluator keeps anything.
+        """
+
+    def is_finished(self, record: Mapping[str, Any]) -> bool:
+        """Whether an earlier run that was taken up has processed this input."""
+        return False
+
+    def takes_box_masks(self) -> bool:
+        """Whether `process` understands masks on boxes (ROIMasks) in place of full images."""
+        return False
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Take in a batch.
@@ -62,6 +80,16 @@ class DatasetEvaluators(DatasetEvaluator):
     def reset(self) -> None:
         for evaluator in self._evaluators:
             evaluator.reset()
+
+    def begin(self, identity: Mapping[str, Any], resume: bool) -> None:
+        for evaluator in self._evaluators:
+            evaluator.begin(identity, resume)
+
+    def is_finished(self, record: Mapping[str, Any]) -> bool:
+        return all(evaluator.is_finished(record) for evaluator in self._evaluators)
+
+    def takes_box_masks(self) -> bool:
+        return all(evaluator.takes_box_masks() for evaluator in self._evaluators)
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         for evaluator in self._evaluators:
@@ -162,6 +190,8 @@ def inference_on_dataset(
     data_loader: Iterable[Any],
     evaluator: DatasetEvaluator | Sequence[DatasetEvaluator] | None,
     callbacks: Callbacks | None = None,
+    *,
+    resume: bool = False,
 ) -> Mapping[str, Any]:
     """Run `model` over a dataset and evaluate what it returns.
 
@@ -172,21 +202,25 @@ def inference_on_dataset(
         evaluator: one or several; None only runs the model, for instance to time it.
         callbacks: functions without arguments to call at "on_start", before and after each call
             of the model ("before_inference", "after_inference"), and at "on_end".
+        resume: go on where a run of the same model was killed; needs evaluators that keep their
+            predictions in an output folder. Others see every image again.
 
     Returns:
         What ``evaluator.evaluate()`` returns; an empty dictionary instead of None.
     """
     callbacks = callbacks or {}
-    total = _length(data_loader)
     evaluator = _as_one_evaluator(evaluator)
+    evaluator.reset()
+    data_loader = prepare(model, data_loader, evaluator, resume)
+    total = _length(data_loader)
     devices = get_world_size()
     logger.info(f"Start inference on {'?' if total is None else total} batches")
-    evaluator.reset()
     progress = _Progress(total)
     with ExitStack() as stack:
         if isinstance(model, nn.Module):
             stack.enter_context(inference_context(model))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(box_masks_for(model, evaluator))
         _call(callbacks, "on_start")
         for inputs in data_loader:
             progress.count("data")

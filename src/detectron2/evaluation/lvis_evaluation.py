@@ -6,7 +6,6 @@ A. Gupta et al., "LVIS: A Dataset for Large Vocabulary Instance Segmentation", C
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import os
 import pickle
@@ -28,12 +27,20 @@ from detectron2.evaluation.coco_conversion import (
 )
 from detectron2.evaluation.coco_dataset import load_ground_truth
 from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.coco_stream import match_in_chunks
 from detectron2.evaluation.coco_task import load_results
+from detectron2.evaluation.detection_limits import (
+    NO_LIMIT,
+    best_of_each_category,
+    highest_of_each_image,
+)
 from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.output_files import open_output, write_json_list
 from detectron2.evaluation.proposal_recall import proposal_recalls
+from detectron2.evaluation.result_stream import ResultStream
+from detectron2.evaluation.spool import gather_predictions
+from detectron2.evaluation.spooled_evaluator import SpooledEvaluator
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
@@ -53,7 +60,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 _DEFAULT_MAX_DETS = 300
 
 
-class LVISEvaluator(DatasetEvaluator):
+class LVISEvaluator(SpooledEvaluator):
     """AP of boxes and masks with LVIS' protocol, and AR of proposals.
 
     Not every image is annotated with every category: a detection counts as wrong only where the
@@ -71,6 +78,7 @@ class LVISEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         *,
         max_dets_per_image: int | None = None,
+        fixed_ap: bool = False,
     ) -> None:
         """
         Args:
@@ -80,6 +88,11 @@ class LVISEvaluator(DatasetEvaluator):
                 evaluates its own.
             output_dir: folder for "lvis_instances_results.json" and "box_proposals.pkl".
             max_dets_per_image: detections that count per image, over all categories; 300 if None.
+            fixed_ap: also report "bbox_fixed" and "segm_fixed": AP of the 10,000 detections of
+                each category that score highest in the whole dataset, however many an image has
+                (A. Dave et al., "Evaluating Large-Vocabulary Object Detectors", 2021). A limit
+                per image rewards scores that are comparable across categories; this one does
+                not care. The model should then return more than 300 detections per image.
         """
         self._logger = logging.getLogger(__name__)
         if isinstance(tasks, CfgNode):
@@ -89,6 +102,7 @@ class LVISEvaluator(DatasetEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._max_dets_per_image = max_dets_per_image
+        self._fixed_ap = fixed_ap
         self._cpu_device = torch.device("cpu")
         self._metadata = MetadataCatalog.get(dataset_name)
         self._ground_truth = load_ground_truth(self._metadata.json_file)
@@ -99,8 +113,12 @@ class LVISEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._predictions: list[dict[str, Any]] = []
+        self._predictions: Any = self._new_spool(self._metadata.name)
         self._dropped = 0
+
+    def takes_box_masks(self) -> bool:
+        # A subclass that looks at the outputs itself expects masks in full images.
+        return type(self).process is LVISEvaluator.process
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -130,12 +148,9 @@ class LVISEvaluator(DatasetEvaluator):
                 f"[LVISEvaluator] Left out {self._dropped} detections with NaN or infinite "
                 "scores or boxes."
             )
-        predictions = self._predictions
-        if self._distributed:
-            comm.synchronize()
-            predictions = list(itertools.chain(*comm.gather(self._predictions, dst=0)))
-            if not comm.is_main_process():
-                return None
+        predictions = gather_predictions(self._predictions, self._distributed)
+        if predictions is None:
+            return None
         if not predictions:
             self._logger.warning("[LVISEvaluator] Did not receive valid predictions.")
             return {}
@@ -146,6 +161,7 @@ class LVISEvaluator(DatasetEvaluator):
             self._eval_box_proposals(predictions)
         if "instances" in predictions[0]:
             self._eval_predictions(predictions)
+        self._complete(predictions)
         return copy.deepcopy(self._results)
 
     def _output_file(self, name: str) -> str:
@@ -161,8 +177,10 @@ class LVISEvaluator(DatasetEvaluator):
         """Evaluate the "instances" of `predictions` and fill `self._results`."""
         self._logger.info("Preparing results in the LVIS format ...")
         tasks = self._tasks or self._tasks_from_predictions(predictions)
-        results = CocoResults.concatenate([p["instances"] for p in predictions])
-        results = self._to_dataset_ids(results)
+        stream = ResultStream.over(predictions)
+        if stream is None:
+            raise ValueError("LVISEvaluator evaluates predictions that its process() has made.")
+        results = stream.mapped(self._to_dataset_ids)
         if self._output_dir:
             path = self._output_file("lvis_instances_results.json")
             self._logger.info(f"Saving results to {path}")
@@ -170,14 +188,22 @@ class LVISEvaluator(DatasetEvaluator):
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return
+        best = best_of_each_category(results) if self._fixed_ap and len(results) else results
         for task in sorted(tasks):
-            self._results[task] = _evaluate_predictions_on_lvis(
-                self._lvis_api,
-                results,
-                task,
-                max_dets_per_image=self._max_dets_per_image,
-                class_names=self._metadata.get("thing_classes"),
-            )
+            self._results[task] = self._evaluate_task(results, task, self._max_dets_per_image)
+            if self._fixed_ap:
+                self._results[f"{task}_fixed"] = self._evaluate_task(best, task, NO_LIMIT)
+
+    def _evaluate_task(
+        self, results: ResultStream, task: str, max_dets_per_image: int | None
+    ) -> dict[str, float]:
+        return _evaluate_predictions_on_lvis(
+            self._lvis_api,
+            results,
+            task,
+            max_dets_per_image=max_dets_per_image,
+            class_names=self._metadata.get("thing_classes"),
+        )
 
     def _to_dataset_ids(self, results: CocoResults) -> CocoResults:
         """`results` with the category ids of the dataset; LVIS itself counts from 1."""
@@ -212,7 +238,7 @@ def _evaluate_predictions_on_lvis(
         lvis_gt: COCO object of the ground truth.
         lvis_results: detections in COCO's result format.
         iou_type: "bbox" or "segm".
-        max_dets_per_image: detections that count per image, 300 if None.
+        max_dets_per_image: detections that count per image, 300 if None, all if negative.
         class_names: accepted for compatibility.
 
     Returns:
@@ -222,18 +248,31 @@ def _evaluate_predictions_on_lvis(
     if len(lvis_results) == 0:
         logger.warning("No predictions from the model!")
         return {metric: float("nan") for metric in METRICS}
-    from hotcoco import COCOeval
-
     limit = _DEFAULT_MAX_DETS if max_dets_per_image is None else max_dets_per_image
     logger.info(f"Evaluating with max detections per image = {limit}")
-    detections = load_results(lvis_gt, lvis_results, iou_type).cap_detections_per_image(limit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        lvis_eval = COCOeval(lvis_gt, detections, iou_type, lvis_style=True)
-        lvis_eval.evaluate()
+        lvis_eval = _matched(lvis_gt, lvis_results, iou_type, limit)
         lvis_eval.accumulate()
         lvis_eval.summarize()
     values = lvis_eval.get_results()
     results = {metric: float(values[metric] * 100) for metric in METRICS}
     logger.info(f"Evaluation results for {iou_type}: \n" + create_small_table(results))
     return results
+
+
+def _matched(lvis_gt: Any, results: Sequence[dict[str, Any]], iou_type: str, limit: int) -> Any:
+    """A hotcoco.COCOeval that has matched everything: in chunks, where that is possible."""
+    from hotcoco import COCOeval, Params
+
+    # A stream has LVIS' own limit of 300 built in.
+    if isinstance(results, ResultStream) and 0 <= limit <= _DEFAULT_MAX_DETS:
+        capped = results.mapped(lambda part: highest_of_each_image(part, limit))
+        return match_in_chunks(
+            lvis_gt, capped, Params(iou_type), lvis_gt.getImgIds(), lvis_style=True
+        )
+    detections = load_results(lvis_gt, results, iou_type)
+    capped = detections.cap_detections_per_image(None if limit < 0 else limit)
+    lvis_eval = COCOeval(lvis_gt, capped, iou_type, lvis_style=True)
+    lvis_eval.evaluate()
+    return lvis_eval

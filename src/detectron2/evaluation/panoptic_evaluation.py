@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import logging
 import os
@@ -23,7 +22,8 @@ from tabulate import tabulate
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.output_files import open_output
-from detectron2.utils import comm
+from detectron2.evaluation.spool import gather_predictions
+from detectron2.evaluation.spooled_evaluator import SpooledEvaluator
 from detectron2.utils.file_io import PathManager
 
 __all__ = ["COCOPanopticEvaluator", "DatasetEvaluator", "MetadataCatalog"]
@@ -34,10 +34,10 @@ _GROUPS = {"": "All", "_th": "Things", "_st": "Stuff"}
 _VOID = -1
 
 
-class COCOPanopticEvaluator(DatasetEvaluator):
+class COCOPanopticEvaluator(SpooledEvaluator):
     """PQ, SQ and RQ with COCO's protocol: of all categories, of things and of stuff.
 
-    Predictions are kept as compressed PNG images until they are evaluated.
+    Predictions are kept on disk as compressed PNG images until they are evaluated.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
@@ -56,7 +56,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._predictions: list[dict[str, Any]] = []
+        self._predictions: Any = self._new_spool(self._metadata.name)
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -118,11 +118,11 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: an image of the ground truth has no prediction, or segments are wrong.
         """
-        comm.synchronize()
-        predictions = list(itertools.chain(*comm.gather(self._predictions)))
-        if not comm.is_main_process():
+        predictions = gather_predictions(self._predictions, distributed=True)
+        if predictions is None:
             return None
         quality = self._panoptic_quality(predictions)
+        self._complete(predictions)
         metrics = {
             f"{metric}{suffix}": 100 * quality[group][metric.lower()]
             for suffix, group in _GROUPS.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,10 +35,14 @@ def proposal_recalls(
     Args:
         predictions: dictionaries with "image_id" and "proposals".
     """
-    numbered = [{**p, "image_id": ground_truth.number_of(p["image_id"])} for p in predictions]
+
+    def numbered() -> Iterator[dict[str, Any]]:
+        # Read anew for each number: predictions may be on disk, and too many for memory.
+        return ({**p, "image_id": ground_truth.number_of(p["image_id"])} for p in predictions)
+
     return {
         f"AR{suffix}@{limit}": 100
-        * evaluate_box_proposals(numbered, ground_truth.coco, area=area, limit=limit)["ar"].item()
+        * evaluate_box_proposals(numbered(), ground_truth.coco, area=area, limit=limit)["ar"].item()
         for limit in (100, 1000)
         for area, suffix in _SUFFIXES.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,14 @@ from PIL import Image
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.output_files import open_output, write_json_list
-from detectron2.utils.comm import all_gather, is_main_process, synchronize
+from detectron2.evaluation.spool import PredictionSpool, gather_predictions, spool_folder
+from detectron2.utils.comm import (
+    all_gather,
+    get_rank,
+    get_world_size,
+    is_main_process,
+    synchronize,
+)
 from detectron2.utils.file_io import PathManager
 
 __all__ = [
@@ -96,7 +103,27 @@ class SemSegEvaluator(DatasetEvaluator):
         size = self._num_classes + 1
         self._conf_matrix = np.zeros((size, size), dtype=np.int64)
         self._b_conf_matrix = np.zeros((size, size), dtype=np.int64)
-        self._predictions: list[dict[str, Any]] = []
+        folder, rank = spool_folder(self._output_dir), get_rank()
+        name = f"{type(self).__name__}-{self._dataset_name}"
+        self._predictions: Any = PredictionSpool(folder, name, rank, ("file_name", "category_id"))
+        # Counts of each image: what a run that is resumed starts from.
+        self._counts = PredictionSpool(folder, f"{name}-counts", rank, ("file_name",))
+
+    def begin(self, identity: Mapping[str, Any], resume: bool) -> None:
+        self._counts.begin(identity, resume)
+        if isinstance(self._predictions, PredictionSpool):
+            self._predictions.begin(identity, resume)
+        if is_main_process():
+            self._counts.adopt_left_behind(get_world_size())
+        self._add_counts(self._counts)
+
+    def is_finished(self, record: Mapping[str, Any]) -> bool:
+        return record.get("file_name") in self._counts.restored
+
+    def _add_counts(self, images: Iterable[Mapping[str, Any]]) -> None:
+        for image in images:
+            for name, matrix in (("all", self._conf_matrix), ("border", self._b_conf_matrix)):
+                matrix.flat[image[name][0]] += image[name][1]
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -108,12 +135,19 @@ class SemSegEvaluator(DatasetEvaluator):
             file_name = record["file_name"]
             predicted = output["sem_seg"].argmax(dim=0).to(torch.int32).cpu().numpy()
             truth = self._load_truth(self.input_file_to_gt_file[file_name], predicted.shape)
-            self._conf_matrix += self._confusion(predicted, truth)
-            self._b_conf_matrix += self._confusion(
-                self._mask_to_boundary(predicted), self._mask_to_boundary(truth)
-            )
+            counts = {
+                "file_name": file_name,
+                "all": _sparse(self._confusion(predicted, truth)),
+                "border": _sparse(
+                    self._confusion(
+                        self._mask_to_boundary(predicted), self._mask_to_boundary(truth)
+                    )
+                ),
+            }
+            self._add_counts([counts])
             if self._output_dir is not None:
                 self._predictions.extend(self.encode_json_sem_seg(predicted, file_name))
+                self._counts.append(counts)
 
     def _load_truth(self, file_name: str, shape: tuple[int, ...]) -> np.ndarray:
         """(H, W) int32 true classes, with the number of classes for pixels to ignore."""
@@ -155,12 +189,14 @@ class SemSegEvaluator(DatasetEvaluator):
         """
         if self._distributed:
             synchronize()
-            gathered = all_gather((self._conf_matrix, self._b_conf_matrix, self._predictions))
+            gathered = all_gather((self._conf_matrix, self._b_conf_matrix))
+            predictions = gather_predictions(self._predictions, distributed=True)
             if not is_main_process():
+                self._counts.remove_files()
                 return None
             self._conf_matrix = sum(part[0] for part in gathered)
             self._b_conf_matrix = sum(part[1] for part in gathered)
-            self._predictions = [prediction for part in gathered for prediction in part[2]]
+            self._predictions = predictions
         results = self._metrics()
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
@@ -171,6 +207,9 @@ class SemSegEvaluator(DatasetEvaluator):
             with open_output(path, "wb") as stream:
                 torch.save(results, stream)
         self._logger.info(results)
+        for spool in (self._predictions, self._counts):
+            if isinstance(spool, PredictionSpool):
+                spool.remove_files()
         return OrderedDict({"sem_seg": results})
 
     def _metrics(self) -> dict[str, float]:
@@ -220,6 +259,12 @@ class SemSegEvaluator(DatasetEvaluator):
                 {"file_name": input_file_name, "category_id": category, "segmentation": rle}
             )
         return encoded
+
+
+def _sparse(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a flattened matrix that are not 0, and what is there."""
+    places = np.flatnonzero(matrix)
+    return places, matrix.flat[places]
 
 
 class _Counts:

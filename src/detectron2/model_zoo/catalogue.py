@@ -49,9 +49,23 @@ class ZooEntry:
         return os.path.splitext(self.config)[0]
 
     @property
+    def main_score(self) -> float | None:
+        """The metric that counts in its task, "box_ap" for detection; None if not published."""
+        return self.metrics.get(_MAIN_METRIC[self.task])
+
+    @property
     def url(self) -> str:
         """Address of the checkpoint."""
         return f"{ZOO_ADDRESS}{self.name}/{self.weights}"
+
+
+_MAIN_METRIC = {
+    "detection": "box_ap",
+    "instance segmentation": "mask_ap",
+    "keypoints": "keypoint_ap",
+    "panoptic segmentation": "pq",
+    "proposals": "proposal_ar",
+}
 
 
 def entries(
@@ -62,9 +76,10 @@ def entries(
     Args:
         task: only this task; None takes all.
         dataset: only this dataset; None takes all.
-        sort_by: a metric (best first), or "inference_seconds_per_image", "train_memory_gb",
-            "train_seconds_per_iteration" (smallest first). Models without the number come last.
-            None keeps the order of the catalogue.
+        sort_by: a metric (best first), "ap" for the one that counts in the task of each model, or
+            "inference_seconds_per_image", "train_memory_gb", "train_seconds_per_iteration"
+            (smallest first). Models without the number come last. None keeps the order of the
+            catalogue.
 
     Raises:
         ValueError: no model has such a task, dataset or number.
@@ -109,9 +124,11 @@ _SMALLER_IS_BETTER = (
 
 def _sorted(chosen: list[ZooEntry], sort_by: str) -> list[ZooEntry]:
     metrics = list(dict.fromkeys(m for entry in _catalogue().values() for m in entry.metrics))
-    _check("number to sort by", sort_by, [*metrics, *_SMALLER_IS_BETTER])
+    _check("number to sort by", sort_by, ["ap", *metrics, *_SMALLER_IS_BETTER])
     if sort_by in _SMALLER_IS_BETTER:
         return sorted(chosen, key=lambda entry: getattr(entry, sort_by) or float("inf"))
+    if sort_by == "ap":
+        return sorted(chosen, key=lambda entry: -(entry.main_score or float("-inf")))
     return sorted(chosen, key=lambda entry: -entry.metrics.get(sort_by, float("-inf")))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -14,7 +15,14 @@ from detectron2.model_zoo import catalogue
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["config_names", "get", "get_checkpoint_url", "get_config", "get_config_file"]
+__all__ = [
+    "config_names",
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "similar_names",
+]
 
 _CONFIGS = os.path.join(os.path.dirname(__file__), "configs")
 
@@ -30,7 +38,7 @@ def get_checkpoint_url(config_path: str) -> str:
     """
     entry = catalogue.find(config_path)
     if entry is None:
-        hint = _nearest(config_path, [entry.config for entry in catalogue.entries()])
+        hint = _hint(config_path, [entry.config for entry in catalogue.entries()])
         raise RuntimeError(f"The model zoo has no trained weights for {config_path!r}.{hint}")
     return entry.url
 
@@ -49,7 +57,7 @@ def get_config_file(config_path: str) -> str:
         path = os.path.join(_CONFIGS, *(config_path + ending).split("/"))
         if os.path.isfile(path):
             return path
-    hint = _nearest(config_path, config_names())
+    hint = _hint(config_path, config_names())
     raise RuntimeError(f"The model zoo has no config {config_path!r}.{hint}")
 
 
@@ -124,9 +132,17 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     return model
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=3)
-    return f" Did you mean {' or '.join(repr(n) for n in nearest)}?" if nearest else ""
+def similar_names(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three of `known` that look like `name`, also if only their last parts do."""
+    by_file = {os.path.basename(each): each for each in known}
+    close = difflib.get_close_matches(name, known, n=3)
+    close += [by_file[file] for file in difflib.get_close_matches(os.path.basename(name), by_file)]
+    return list(dict.fromkeys(close))[:3]
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    similar = similar_names(name, known)
+    return f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
 from detectron2.modeling._grid_cache import GridCache
 from detectron2.structures import Boxes, RotatedBoxes
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -230,7 +230,7 @@ class RotatedAnchorGenerator(nn.Module):
 
 def build_anchor_generator(cfg: Any, input_shape: list[ShapeSpec]) -> nn.Module:
     """The generator that `cfg.MODEL.ANCHOR_GENERATOR.NAME` names, for the given feature maps."""
-    return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)
+    return registered(ANCHOR_GENERATOR_REGISTRY, cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)
 
 
 def _grids(generator: Any, grid_sizes: Sequence[Sequence[int]], to_box_shift: Any) -> list[Tensor]:

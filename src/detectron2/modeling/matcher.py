@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from detectron2.layers import nonzero_tuple as nonzero_tuple  # part of this module's address
+from detectron2.ops import matcher
 
 __all__ = ["Matcher"]
 
@@ -61,20 +61,15 @@ class Matcher:
             (N,) int64 index of the best ground-truth element, 0 where M is 0; and
             (N,) int8 label. Without ground truth every label is the lowest interval's.
         """
-        match_labels = torch.full(
-            match_quality_matrix.shape[1:],
-            self.labels[0],
-            dtype=torch.int8,
-            device=match_quality_matrix.device,
+        # A subclass may have its own idea of low-quality matches.
+        in_op = type(self).set_low_quality_matches_ is Matcher.set_low_quality_matches_
+        matches, match_labels = matcher(
+            match_quality_matrix,
+            self.thresholds[1:-1],
+            self.labels,
+            self.allow_low_quality_matches and in_op,
         )
-        if match_quality_matrix.numel() == 0:
-            return torch.zeros_like(match_labels, dtype=torch.int64), match_labels
-
-        best_quality, matches = match_quality_matrix.max(dim=0)
-        # Ascending bounds: a higher interval overwrites the lower ones.
-        for threshold, label in zip(self.thresholds[1:-1], self.labels[1:], strict=True):
-            match_labels.masked_fill_(best_quality >= threshold, label)
-        if self.allow_low_quality_matches:
+        if self.allow_low_quality_matches and not in_op and match_quality_matrix.numel():
             self.set_low_quality_matches_(match_labels, match_quality_matrix)
         return matches, match_labels
 

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from detectron2.structures import Instances, ROIMasks
 
-__all__ = ["detector_postprocess", "sem_seg_postprocess"]
+__all__ = [
+    "detector_postprocess",
+    "masks_stay_on_boxes",
+    "rescale_detections",
+    "sem_seg_postprocess",
+    "to_output_frame",
+]
+
+_ON_BOXES: ContextVar[bool] = ContextVar("masks_stay_on_boxes", default=False)
+
+
+@contextmanager
+def masks_stay_on_boxes() -> Iterator[None]:
+    """Within this block and thread `to_output_frame` does not draw masks into full images."""
+    token = _ON_BOXES.set(True)
+    try:
+        yield
+    finally:
+        _ON_BOXES.reset(token)
+
+
+def to_output_frame(results: Instances, output_height: int, output_width: int) -> Instances:
+    """What a detector returns: `detector_postprocess`, unless masks are to stay on their boxes."""
+    convert = rescale_detections if _ON_BOXES.get() else detector_postprocess
+    return convert(results, output_height, output_width)
 
 
 def detector_postprocess(
@@ -29,16 +57,32 @@ def detector_postprocess(
         Instances of that size. Boxes are scaled and clipped, and those left empty are dropped
         with all their fields; `pred_masks` becomes (N, output_height, output_width) bool.
     """
+    output = rescale_detections(results, output_height, output_width)
+    if output.has("pred_masks"):
+        boxes = output.get(_box_field(output))
+        output.pred_masks = output.pred_masks.to_bitmasks(
+            boxes, output_height, output_width, mask_threshold
+        ).tensor
+    return output
+
+
+def _box_field(results: Instances) -> str:
+    for field in ("pred_boxes", "proposal_boxes"):
+        if results.has(field):
+            return field
+    raise ValueError(
+        "detector_postprocess needs a field 'pred_boxes' or 'proposal_boxes'; "
+        f"the instances have {sorted(results.get_fields())}."
+    )
+
+
+def rescale_detections(results: Instances, output_height: int, output_width: int) -> Instances:
+    """As `detector_postprocess`, with `pred_masks` left on their boxes as ROIMasks."""
     input_height, input_width = results.image_size
     scale_x, scale_y = output_width / input_width, output_height / input_height
     fields = dict(results.get_fields())
 
-    box_field = next((f for f in ("pred_boxes", "proposal_boxes") if f in fields), None)
-    if box_field is None:
-        raise ValueError(
-            "detector_postprocess needs a field 'pred_boxes' or 'proposal_boxes'; "
-            f"the instances have {sorted(fields)}."
-        )
+    box_field = _box_field(results)
     boxes = fields[box_field].clone()
     boxes.scale(scale_x, scale_y)
     boxes.clip((output_height, output_width))
@@ -56,10 +100,7 @@ def detector_postprocess(
     output = Instances((output_height, output_width), **fields)[kept]
     if output.has("pred_masks"):
         masks = output.pred_masks
-        grids = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
-        output.pred_masks = grids.to_bitmasks(
-            output.get(box_field), output_height, output_width, mask_threshold
-        ).tensor
+        output.pred_masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])
     return output
 
 

@@ -10,13 +10,13 @@ import torch
 from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["as_array", "compiled", "multiply_add"]
+__all__ = ["as_array", "compiled", "float_of_bits", "multiply_add"]
 
 logger = logging.getLogger(__name__)
 
 
 def compiled(
-    *, fused: bool = False, reordered: bool = False
+    *, fused: bool = False, reordered: bool = False, inlined: bool = False
 ) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel when it is first called, and keep the machine code on disk.
 
@@ -26,11 +26,13 @@ def compiled(
     Args:
         fused: multiply-adds may be fused: faster, but the last bit differs from PyTorch.
         reordered: sums may be added up in any order, so that they vectorise.
+        inlined: becomes part of its callers however long it is, so that their loops vectorise.
     """
     # Said explicitly also when it is off: a function compiled on behalf of a fused caller
     # inherits the option otherwise, and is cached that way.
     options: dict[str, Any] = {
         "nogil": True,
+        "forceinline": inlined,
         "error_model": "numpy",
         "fastmath": {"contract"} | ({"reassoc"} if reordered else set()) if fused else False,
     }
@@ -70,6 +72,19 @@ def _multiply_add(typingctx, a, b, c):  # type: ignore[no-untyped-def]
 
 
 multiply_add: Any = intrinsic(_multiply_add)
+
+
+def _float_of_bits(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The float32 whose bits are those of an int32. Only in kernels."""
+    from llvmlite import ir
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return numba.float32(numba.int32), generate
+
+
+float_of_bits: Any = intrinsic(_float_of_bits)
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype | None = None) -> np.ndarray[Any, Any]:

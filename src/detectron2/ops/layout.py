@@ -61,8 +61,37 @@ def mark_blocks(needed, size, images, boxes, order):  # type: ignore[no-untyped-
             needed[images[k], first : last + 1] = 1
 
 
-# 55 MB (256 x 200 x 272 float32): 17 ms on one core, a plain copy takes 3 ms and
-# Tensor.contiguous 35 ms in this direction and 80 ms in the other.
+@compiled()
+def turn_full_tile(source, target):  # type: ignore[no-untyped-def]
+    """target (cells, channels) = source (channels, cells), of a full block and tile.
+
+    Loops of constant length: about a fifth faster than `turn`.
+    """
+    for cell in range(CELLS_PER_BLOCK):
+        row = target[cell]
+        for channel in range(CHANNELS_PER_TILE):
+            row[channel] = source[channel, cell]
+
+
+@compiled()
+def turn_back_full_tile(source, target):  # type: ignore[no-untyped-def]
+    """target (channels, cells) = source (cells, channels), of a full block and tile."""
+    for channel in range(CHANNELS_PER_TILE):
+        row = target[channel]
+        for cell in range(CELLS_PER_BLOCK):
+            row[cell] = source[cell, channel]
+
+
+@compiled()
+def turn(source, target):  # type: ignore[no-untyped-def]
+    """target = source transposed."""
+    for i in range(source.shape[0]):
+        for j in range(source.shape[1]):
+            target[j, i] = source[i, j]
+
+
+# 55 MB (256 x 200 x 272 float32) take one core 30 ms in this direction and 28 ms in the other;
+# a plain copy takes 8.
 @compiled()
 def to_last(source, target, needed, start, stop):  # type: ignore[no-untyped-def]
     """target (N, P, C) = source (N, C, P) in the needed blocks of [start, stop)."""
@@ -76,9 +105,11 @@ def to_last(source, target, needed, start, stop):  # type: ignore[no-untyped-def
         high = min(cells, low + CELLS_PER_BLOCK)
         for first in range(0, channels, CHANNELS_PER_TILE):
             last = min(channels, first + CHANNELS_PER_TILE)
-            for cell in range(low, high):
-                for channel in range(first, last):
-                    target[image, cell, channel] = source[image, channel, cell]
+            planes, tile = source[image, first:last, low:high], target[image, low:high, first:last]
+            if high - low == CELLS_PER_BLOCK and last - first == CHANNELS_PER_TILE:
+                turn_full_tile(planes, tile)
+            else:
+                turn(planes, tile)
 
 
 @compiled()
@@ -94,9 +125,11 @@ def to_first(source, target, needed, start, stop):  # type: ignore[no-untyped-de
         high = min(cells, low + CELLS_PER_BLOCK)
         for first in range(0, channels, CHANNELS_PER_TILE):
             last = min(channels, first + CHANNELS_PER_TILE)
-            for channel in range(first, last):
-                for cell in range(low, high):
-                    target[image, channel, cell] = source[image, cell, channel]
+            tile, planes = source[image, low:high, first:last], target[image, first:last, low:high]
+            if high - low == CELLS_PER_BLOCK and last - first == CHANNELS_PER_TILE:
+                turn_back_full_tile(tile, planes)
+            else:
+                turn(tile, planes)
 
 
 def move_channels_last(source: Array, needed: Array) -> Array:

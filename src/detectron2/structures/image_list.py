@@ -76,11 +76,7 @@ class ImageList:
         _check_stackable(tensors)
         image_sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = _padded_size(image_sizes, size_divisibility, padding_constraints or {})
-        first = tensors[0]
-        batch = first.new_full((len(tensors), *first.shape[:-2], height, width), pad_value)
-        for image, padded in zip(tensors, batch):
-            padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
-        return ImageList(batch, image_sizes)
+        return ImageList(_stacked(tensors, height, width, pad_value), image_sizes)
 
 
 def _check_stackable(tensors: list[Tensor]) -> None:
@@ -91,6 +87,15 @@ def _check_stackable(tensors: list[Tensor]) -> None:
         raise ValueError(
             f"Images of shapes {shapes} cannot form one batch: all but height and width must agree."
         )
+
+
+def _stacked(tensors: list[Tensor], height: int, width: int, pad_value: float) -> Tensor:
+    """(N, ..., height, width) with the images in the top left corners."""
+    first = tensors[0]
+    batch = first.new_full((len(tensors), *first.shape[:-2], height, width), pad_value)
+    for image, padded in zip(tensors, batch):
+        padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+    return batch
 
 
 def _padded_size(
@@ -109,6 +114,7 @@ def _padded_size(
             )
         height = width = square_size
     if size_divisibility > 1:
-        height += -height % size_divisibility
-        width += -width % size_divisibility
+        # Not in place: while a model is traced, sides are tensors that `image_sizes` holds, too.
+        height = height + -height % size_divisibility
+        width = width + -width % size_divisibility
     return height, width

@@ -69,10 +69,10 @@ class RotatedBoxes(Boxes):
         image_height, image_width = box_size
         self.normalize_angles()
         x, y, width, height, angle = self.tensor.unbind(1)
-        x0 = (x - width / 2).clamp(min=0, max=image_width)
-        y0 = (y - height / 2).clamp(min=0, max=image_height)
-        x1 = (x + width / 2).clamp(min=0, max=image_width)
-        y1 = (y + height / 2).clamp(min=0, max=image_height)
+        x0 = (x - width / 2).clamp(min=0).clamp(max=image_width)
+        y0 = (y - height / 2).clamp(min=0).clamp(max=image_height)
+        x1 = (x + width / 2).clamp(min=0).clamp(max=image_width)
+        y1 = (y + height / 2).clamp(min=0).clamp(max=image_height)
         # Rounding could make a box that lies inside grow: hence the minimum.
         cut_width, cut_height = torch.minimum(width, x1 - x0), torch.minimum(height, y1 - y0)
         cut = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, cut_width, cut_height, angle), dim=1)

@@ -9,7 +9,7 @@ from detectron2.config import configurable
 from detectron2.config.mapping import lookup
 from detectron2.config.mapping.tracking import REQUIRED, TRACKER
 from detectron2.structures import Instances
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = [
     "TRACKER_HEADS_REGISTRY",
@@ -58,7 +58,7 @@ class BaseTracker:
 
 def build_tracker_head(cfg: CfgNode_) -> BaseTracker:
     """The tracker that ``cfg.TRACKER_HEADS.TRACKER_NAME`` names, built from the config."""
-    return TRACKER_HEADS_REGISTRY.get(cfg.TRACKER_HEADS.TRACKER_NAME)(cfg)
+    return registered(TRACKER_HEADS_REGISTRY, cfg.TRACKER_HEADS.TRACKER_NAME)(cfg)
 
 
 def tracker_arguments(cfg: CfgNode_) -> dict[str, Any]:

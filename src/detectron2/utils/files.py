@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_open", "atomic_write_bytes", "atomic_write_text"]
+__all__ = ["atomic_folder", "atomic_open", "atomic_write_bytes", "atomic_write_text"]
+
+# renameat2(2) of Linux and renameatx_np(2) of macOS: arguments of "exchange the two names".
+_EXCHANGE = {"linux": ("renameat2", -100, 2), "darwin": ("renameatx_np", -2, 2)}
 
 
 @contextmanager
@@ -56,6 +62,66 @@ def atomic_write_bytes(path: str | Path, write: bytes | Callable[[IO[bytes]], ob
         else:
             stream.write(write)
     return Path(path)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` that takes its place when the block ends without error.
+
+    A process that is killed in between leaves `path` as it was, and a hidden folder
+    ``.NAME.*.part`` beside it. Where the system cannot exchange two folders in one step (other than
+    Linux and macOS), an old folder is moved to ``.NAME.*.old`` first.
+
+    Args:
+        path: folder to make.
+        overwrite: replace a folder that is not empty.
+
+    Raises:
+        FileExistsError: it exists and is not empty, or is no folder.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not overwrite)):
+        raise FileExistsError(
+            f"{str(path)!r} exists already; name another folder, or allow to overwrite it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for written in temporary.rglob("*"):
+            _sync(written)
+        if path.exists():
+            _exchange(temporary, path)
+        else:
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        # What is left under this name is unfinished, or what was there before.
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Swap two folders, in one step if the system can."""
+    name, here, flag = _EXCHANGE.get(sys.platform, ("", 0, 0))
+    if name:
+        libc = ctypes.CDLL(None, use_errno=True)
+        function = getattr(libc, name, None)
+        arguments = (here, os.fsencode(new), here, os.fsencode(old), flag)
+        if function is not None and function(*arguments) == 0:
+            return
+    aside = new.with_suffix(".old")
+    os.replace(old, aside)
+    os.replace(new, old)
+    os.replace(aside, new)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        _sync_folder(path)
+    elif not path.is_symlink():
+        with open(path, "rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

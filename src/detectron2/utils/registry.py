@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import builtins
+import difflib
 import importlib
 from typing import Any
 
 from fvcore.common.registry import Registry
 
-__all__ = ["Registry", "locate"]
+__all__ = ["Registry", "locate", "registered"]
+
+
+def registered(registry: Registry, name: str) -> Any:
+    """What is registered under `name`.
+
+    Raises:
+        KeyError: nothing is; the sentence has similar names and how to register one.
+    """
+    if name in registry:
+        return registry.get(name)
+    known = [key for key, _ in registry]
+    similar = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+    raise KeyError(
+        f"The registry {registry._name!r} has no {name!r}; "
+        f"{hint or 'it has ' + ', '.join(sorted(known)) + '.'} A part of your own has to be "
+        "imported before the config is used."
+    )
 
 
 def locate(name: str) -> Any:

@@ -18,6 +18,12 @@ RESIZE_TEST = {
     "max_size": "INPUT.MAX_SIZE_TEST",
 }
 
+LARGE_SCALE_JITTER = {
+    "size": "INPUT.JITTER.SIZE",
+    "min_scale": "INPUT.JITTER.MIN_SCALE",
+    "max_scale": "INPUT.JITTER.MAX_SCALE",
+}
+
 RANDOM_CROP = {
     "crop_type": "INPUT.CROP.TYPE",
     "crop_size": "INPUT.CROP.SIZE",
@@ -26,12 +32,14 @@ RANDOM_CROP = {
 TRAIN_DATASET = {
     "names": "DATASETS.TRAIN",
     "filter_empty": "DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+    "check": "DATALOADER.CHECK",
 }
 
 TRAIN_LOADER = {
     "total_batch_size": "SOLVER.IMS_PER_BATCH",
     "aspect_ratio_grouping": "DATALOADER.ASPECT_RATIO_GROUPING",
     "num_workers": "DATALOADER.NUM_WORKERS",
+    "unreadable_budget": "DATALOADER.UNREADABLE_BUDGET",
 }
 
 TEST_LOADER = {

@@ -7,7 +7,6 @@ the model zoo; register your own in your own code.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -59,8 +58,6 @@ __all__ = [
     "register_lvis_instances",
     "register_pascal_voc",
 ]
-
-logger = logging.getLogger(__name__)
 
 Metadata = dict[str, Any]
 
@@ -314,13 +311,12 @@ def register_all_lvis(root: str | None = None) -> None:
 
 
 def _lvis_metadata(annotations: str, images: str, family: str) -> Metadata:
-    metadata = {"json_file": annotations, "image_root": images, "evaluator_type": "lvis"}
-    try:
-        metadata.update(get_lvis_instances_meta(family))
-    except FileNotFoundError as e:
-        # What does not need the class names works without them.
-        logger.warning("The metadata of %s have no class names. %s", family, e)
-    return metadata
+    return {
+        "json_file": annotations,
+        "image_root": images,
+        "evaluator_type": "lvis",
+        **get_lvis_instances_meta(family),
+    }
 
 
 def register_all_cityscapes(root: str | None = None) -> None:

@@ -9,6 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,13 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_write_text
 
 __all__ = [
+    "CocoFile",
     "convert_to_coco_dict",
     "convert_to_coco_json",
     "load_coco_json",
     "load_sem_seg",
+    "read_coco_content",
+    "records_of_coco",
     "register_coco_instances",
 ]
 
@@ -55,21 +59,67 @@ def load_coco_json(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no COCO JSON, or an annotation has an empty box.
+        ValueError: it is no COCO JSON, an entry lacks what the format asks for, or an annotation
+            has an empty box.
         KeyError: an annotation's category is not among the file's categories.
         AssertionError: annotation ids repeat.
     """
     start = time.perf_counter()
-    content = _read_json(json_file)
-    id_map = _category_ids(content, json_file, dataset_name)
-    images = sorted(content["images"], key=lambda image: image["id"])
-    annotations_of = _group_by_image(content.get("annotations", []), images, json_file)
+    content = read_coco_content(json_file)
+    records = records_of_coco(content, json_file, image_root, dataset_name, extra_annotation_keys)
     logger.info(
         "Loaded %d images in COCO format from %s in %.2f seconds.",
-        len(images),
+        len(records),
         json_file,
         time.perf_counter() - start,
     )
+    return records
+
+
+def records_of_coco(
+    content: dict[str, Any],
+    json_file: str,
+    image_root: str,
+    dataset_name: str | None = None,
+    extra_annotation_keys: Sequence[str] | None = None,
+) -> list[Record]:
+    """`load_coco_json` of a file that was read already; `json_file` is its name in messages."""
+    try:
+        return _records(content, json_file, image_root, dataset_name, extra_annotation_keys)
+    except (AssertionError, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        if str(json_file) in str(error):
+            raise  # a sentence of ours
+        # Looked for only now: a file that is in order should not be read twice.
+        reason = _first_fault(content, json_file)
+        if reason is None:
+            raise
+        raise ValueError(
+            f"{reason} `detectron2 dataset check` lists everything that is wrong."
+        ) from error
+
+
+def _first_fault(content: dict[str, Any], json_file: str) -> str | None:
+    """What makes a file unusable as a whole, as a sentence."""
+    from detectron2.data.check.structure import check_lists, structural_problems
+
+    try:
+        check_lists({"categories": [], **content}, json_file)
+    except ValueError as error:
+        return str(error)
+    problems = structural_problems({"categories": [], **content}, json_file)
+    return next((p.reason for p in problems if p.kind.startswith("malformed")), None)
+
+
+def _records(
+    content: dict[str, Any],
+    json_file: str,
+    image_root: str,
+    dataset_name: str | None,
+    extra_annotation_keys: Sequence[str] | None,
+) -> list[Record]:
+    id_map = _category_ids(content, json_file, dataset_name)
+    images = sorted(content["images"], key=lambda image: image["id"])
+    annotations_of = _group_by_image(content.get("annotations", []), images, json_file)
     keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
     reader = _AnnotationReader(json_file, keys, id_map)
     records = []
@@ -90,7 +140,13 @@ def load_coco_json(
     return records
 
 
-def _read_json(json_file: str) -> dict[str, Any]:
+def read_coco_content(json_file: str) -> dict[str, Any]:
+    """What a COCO file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no JSON, or no dictionary with "images".
+    """
     try:
         with PathManager.open(json_file, "r", encoding="utf-8") as stream:
             content = json.load(stream)
@@ -100,10 +156,14 @@ def _read_json(json_file: str) -> dict[str, Any]:
             "DETECTRON2_DATASETS to the folder that holds it; otherwise check the path that was "
             "registered."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{json_file!r} is no JSON file: {e}.") from e
+    # ValueError: wrong syntax, wrong encoding, numbers of thousands of digits.
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{json_file!r} is no JSON file that can be read: {e}.") from e
     if not isinstance(content, dict) or "images" not in content:
-        found = ", ".join(content) if isinstance(content, dict) else type(content).__name__
+        if isinstance(content, dict):
+            found = ", ".join(map(str, list(content)[:10])) or "nothing"
+        else:
+            found = f"a {type(content).__name__}"
         raise ValueError(
             f"{json_file!r} is not in COCO's format: it must hold 'images', 'annotations' and "
             f"'categories', but it holds {found}."
@@ -196,7 +256,7 @@ class _AnnotationReader:
                 f"{self.json_file!r} has an empty 'bbox'; it must be [x, y, width, height]."
             )
         if annotation.get("segmentation"):
-            segmentation = self._segmentation(annotation["segmentation"])
+            segmentation = self._segmentation(annotation)
             if not segmentation:
                 self.without_area += 1
                 return None
@@ -205,14 +265,22 @@ class _AnnotationReader:
             result["keypoints"] = [
                 value + 0.5 if i % 3 != 2 else value for i, value in enumerate(result["keypoints"])
             ]
-        result["bbox_mode"] = BoxMode.XYWH_ABS
+        rotated = len(result.get("bbox", ())) == 5
+        result["bbox_mode"] = BoxMode.XYWHA_ABS if rotated else BoxMode.XYWH_ABS
         if self.id_map is not None:
             result["category_id"] = self._class(annotation)
         return result
 
-    def _segmentation(self, segmentation: Any) -> Any:
+    def _segmentation(self, annotation: dict[str, Any]) -> Any:
+        segmentation = annotation["segmentation"]
         if isinstance(segmentation, dict):
-            return _compressed(segmentation)
+            try:
+                return _compressed(segmentation)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(
+                    f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
+                    f"{self.json_file!r} has a run-length mask that cannot be decoded: {error}."
+                ) from error
         return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
     def _class(self, annotation: dict[str, Any]) -> int:
@@ -347,7 +415,7 @@ def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "bbox": [round(float(value), 3) for value in box],
         "iscrowd": int(annotation.get("iscrowd", 0)),
-        "area": _area(annotation, box),
+        "area": annotation_area(annotation, box),
     }
     if annotation.get("keypoints") is not None:
         keypoints = [
@@ -360,11 +428,12 @@ def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
         result["keypoints"] = keypoints
         result["num_keypoints"] = sum(value > 0 for value in visible)
     if annotation.get("segmentation") is not None:
-        result["segmentation"] = _json_segmentation(annotation["segmentation"])
+        result["segmentation"] = json_segmentation(annotation["segmentation"])
     return result
 
 
-def _area(annotation: dict[str, Any], box: np.ndarray) -> float:
+def annotation_area(annotation: dict[str, Any], box: np.ndarray) -> float:
+    """Area of the segmentation, else of the box, which is XYWH or XYWHA; in pixels."""
     segmentation = annotation.get("segmentation")
     if segmentation is None:
         area = RotatedBoxes([box.tolist()]) if len(box) == 5 else None
@@ -379,7 +448,8 @@ def _area(annotation: dict[str, Any], box: np.ndarray) -> float:
     return float(hotcoco.mask.area(_compressed(segmentation)))
 
 
-def _json_segmentation(segmentation: Any) -> Any:
+def json_segmentation(segmentation: Any) -> Any:
+    """Polygons or run lengths as values that JSON can hold."""
     if isinstance(segmentation, list):
         return [np.asarray(polygon).reshape(-1).tolist() for polygon in segmentation]
     if not isinstance(segmentation, dict):
@@ -401,18 +471,46 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
     Args:
         dataset_name: in the catalogs; "thing_classes" must be known.
         output_file: a local path; its folder is created.
-        allow_cached: leave a file that exists as it is, with a warning.
+        allow_cached: leave a file that holds the same dataset as it is; one that holds another
+            is written anew, with a warning.
     """
+    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
+    content = convert_to_coco_dict(dataset_name)
     if allow_cached and os.path.exists(output_file):
+        if _holds(output_file, content):
+            logger.info("%s holds the dataset %r already.", output_file, dataset_name)
+            return
         logger.warning(
-            "Using %s, which exists already. If the dataset %r changed since, delete the file.",
+            "%s holds another state of the dataset %r, or another dataset; writing it anew.",
             output_file,
             dataset_name,
         )
-        return
-    logger.info("Converting the dataset %r to COCO format ...", dataset_name)
     # Processes that convert at the same time write the same; whoever comes last wins.
-    atomic_write_text(output_file, json.dumps(convert_to_coco_dict(dataset_name)))
+    atomic_write_text(output_file, json.dumps(content))
+
+
+def _holds(path: str, content: dict[str, Any]) -> bool:
+    """Whether a file has this content, whenever it was made."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            old = json.load(stream)
+    except (OSError, ValueError):
+        return False
+    # As it would be read: tuples are lists there.
+    new = json.loads(json.dumps(content))
+    return isinstance(old, dict) and {**old, "info": None} == {**new, "info": None}
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What the `DatasetCatalog` holds of a COCO file: calling it loads the records."""
+
+    json_file: str
+    image_root: str
+    name: str
+
+    def __call__(self) -> list[Record]:
+        return load_coco_json(self.json_file, self.image_root, self.name)
 
 
 def register_coco_instances(
@@ -436,7 +534,7 @@ def register_coco_instances(
     for argument, value in (("json_file", json_file), ("image_root", image_root)):
         if not isinstance(value, (str, os.PathLike)):
             raise TypeError(f"{argument} of the dataset {name!r} must be a path, got {value!r}.")
-    DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+    DatasetCatalog.register(name, CocoFile(json_file, image_root, name))
     MetadataCatalog.get(name).set(
         json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata
     )

@@ -1,4 +1,4 @@
-"""``LVIS_CATEGORIES``: the 1203 categories of LVIS v1, from the dataset's own files."""
+"""``LVIS_CATEGORIES``: the 1203 categories of LVIS v1."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from detectron2.data.datasets._lvis_categories import read_categories
 __all__ = ["LVIS_CATEGORIES"]
 
 LVIS_CATEGORIES: list[dict[str, Any]]
-"""By id: "id" (from 1 on), "name", "synonyms", "synset", "def", "frequency" and counts."""
+"""By id, with the entries that `read_categories` lists."""
 
 
 def __getattr__(name: str) -> Any:
     if name == "LVIS_CATEGORIES":
-        return list(
-            read_categories(
-                "lvis/lvis_v1_image_info_test_dev.json",
-                "lvis/lvis_v1_val.json",
-                "lvis/lvis_v1_train.json",
-            )
-        )
+        globals()[name] = read_categories("v1")
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,9 @@ LVIS_CATEGORY_IMAGE_COUNT: list[dict[str, int]]
 
 def __getattr__(name: str) -> Any:
     if name == "LVIS_CATEGORY_IMAGE_COUNT":
-        return [
+        globals()[name] = [
             {"id": category["id"], "image_count": category["image_count"]}
-            for category in read_categories("lvis/lvis_v1_train.json")
+            for category in read_categories("v1")
         ]
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,6 +43,7 @@ from detectron2.data.transforms.augmentation_impl import (
     ResizeScale,
     ResizeShortestEdge,
 )
+from detectron2.data.transforms.large_scale_jitter import LargeScaleJitter
 from detectron2.data.transforms.transform import (
     ColorTransform,
     ExtentTransform,
@@ -62,6 +63,7 @@ __all__ = [
     "FixedSizeCrop",
     "GridSampleTransform",
     "HFlipTransform",
+    "LargeScaleJitter",
     "MinIoURandomCrop",
     "NoOpTransform",
     "PILColorTransform",

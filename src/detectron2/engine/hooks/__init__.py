@@ -1,6 +1,7 @@
 """Hooks for `TrainerBase.register_hooks`."""
 
 from detectron2.engine.hooks.averaging import EMAHook
+from detectron2.engine.hooks.background_evaluation import BackgroundEvalHook
 from detectron2.engine.hooks.callback import CallbackHook
 from detectron2.engine.hooks.checkpoint import BestCheckpointer, PeriodicCheckpointer
 from detectron2.engine.hooks.evaluation import EvalHook, PreciseBN
@@ -13,6 +14,7 @@ from detectron2.engine.train_loop import HookBase
 
 __all__ = [
     "AutogradProfiler",
+    "BackgroundEvalHook",
     "BestCheckpointer",
     "CallbackHook",
     "EMAHook",

@@ -49,7 +49,7 @@ class EvalHook(HookBase):
         # see the same random numbers.
         with unchanged_random_state():
             results = self._func()
-        for name, value in _flat_numbers(results or {}).items():
+        for name, value in flat_numbers(results or {}).items():
             self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
         # Evaluation takes the main process longer than the others, which would otherwise
         # run into a timeout in the next iteration.
@@ -68,7 +68,7 @@ class EvalHook(HookBase):
         self._func = None
 
 
-def _flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:
+def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:
     from detectron2.evaluation.testing import flatten_results_dict
 
     if not isinstance(results, Mapping):

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.backbone import Backbone
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = ["BACKBONE_REGISTRY", "build_backbone"]
 
@@ -30,7 +30,7 @@ def build_backbone(cfg: Any, input_shape: ShapeSpec | None = None) -> Backbone:
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     name = cfg.MODEL.BACKBONE.NAME
-    backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)
+    backbone = registered(BACKBONE_REGISTRY, name)(cfg, input_shape)
     if not isinstance(backbone, Backbone):
         raise TypeError(
             f"MODEL.BACKBONE.NAME {name!r} built a {type(backbone).__name__}; a backbone derives "

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from detectron2.utils.logger import _log_api_usage
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = ["META_ARCH_REGISTRY", "build_model"]
 
@@ -28,7 +28,7 @@ def build_model(cfg: Any) -> nn.Module:
     checkpointer loads it.
     """
     name = cfg.MODEL.META_ARCHITECTURE
-    model: nn.Module = META_ARCH_REGISTRY.get(name)(cfg)
+    model: nn.Module = registered(META_ARCH_REGISTRY, name)(cfg)
     model.to(torch.device(cfg.MODEL.DEVICE))
     _log_api_usage("modeling.meta_arch." + name)
     return model

@@ -24,7 +24,7 @@ from detectron2.modeling.meta_arch._inputs import (
 )
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.postprocessing import sem_seg_postprocess
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = [
     "SEM_SEG_HEADS_REGISTRY",
@@ -42,7 +42,7 @@ Heads that turn feature maps into a score for every class and pixel, looked up b
 
 def build_sem_seg_head(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
     """The head named by ``cfg.MODEL.SEM_SEG_HEAD.NAME``."""
-    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
+    return registered(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
 
 
 @META_ARCH_REGISTRY.register()

@@ -25,7 +25,7 @@ from detectron2.modeling.sampling import keep_sampled_labels, subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = ["RPN", "RPN_HEAD_REGISTRY", "StandardRPNHead", "build_rpn_head"]
 
@@ -39,7 +39,7 @@ objectness logits (N, A, Hl, Wl) and anchor deltas (N, A * box_dim, Hl, Wl).
 
 def build_rpn_head(cfg: Any, input_shape: list[ShapeSpec]) -> nn.Module:
     """The head that `cfg.MODEL.RPN.HEAD_NAME` names."""
-    return RPN_HEAD_REGISTRY.get(cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
+    return registered(RPN_HEAD_REGISTRY, cfg.MODEL.RPN.HEAD_NAME)(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register()

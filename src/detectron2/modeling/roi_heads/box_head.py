@@ -13,7 +13,7 @@ from detectron2.config import configurable
 from detectron2.config.mapping import lookup, read_arguments
 from detectron2.config.mapping.roi_heads import BOX_HEAD
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
 
@@ -27,7 +27,7 @@ Heads on the features of one box, looked up by ``cfg.MODEL.ROI_BOX_HEAD.NAME`` a
 
 def build_box_head(cfg: Any, input_shape: ShapeSpec) -> nn.Module:
     """The head named by ``cfg.MODEL.ROI_BOX_HEAD.NAME``."""
-    return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)
+    return registered(ROI_BOX_HEAD_REGISTRY, cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()

@@ -14,7 +14,7 @@ from detectron2.config.mapping.roi_heads import BASE_KEYPOINT_HEAD, KEYPOINT_HEA
 from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, interpolate
 from detectron2.structures import Instances, heatmaps_to_keypoints
 from detectron2.utils.events import get_event_storage, has_event_storage
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = [
     "ROI_KEYPOINT_HEAD_REGISTRY",
@@ -36,7 +36,7 @@ _TOTAL_SKIPPED = 0
 def build_keypoint_head(cfg: Any, input_shape: ShapeSpec) -> nn.Module:
     """The head named by ``cfg.MODEL.ROI_KEYPOINT_HEAD.NAME``."""
     name = cfg.MODEL.ROI_KEYPOINT_HEAD.NAME
-    return ROI_KEYPOINT_HEAD_REGISTRY.get(name)(cfg, input_shape)
+    return registered(ROI_KEYPOINT_HEAD_REGISTRY, name)(cfg, input_shape)
 
 
 def keypoint_rcnn_loss(

@@ -16,7 +16,7 @@ from detectron2.config.mapping.roi_heads import BASE_MASK_HEAD, MASK_HEAD
 from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 __all__ = [
     "ROI_MASK_HEAD_REGISTRY",
@@ -37,7 +37,7 @@ _MAX_DRAWN_MASKS = 20
 
 def build_mask_head(cfg: Any, input_shape: ShapeSpec) -> nn.Module:
     """The head named by ``cfg.MODEL.ROI_MASK_HEAD.NAME``."""
-    return ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)
+    return registered(ROI_MASK_HEAD_REGISTRY, cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)
 
 
 def mask_rcnn_loss(

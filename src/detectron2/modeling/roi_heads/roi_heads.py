@@ -44,7 +44,7 @@ from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.registry import Registry
+from detectron2.utils.registry import Registry, registered
 
 # Some of these are not used here; downstream code imports them from this address.
 __all__ = [
@@ -84,7 +84,7 @@ The heads of an R-CNN together, looked up by ``cfg.MODEL.ROI_HEADS.NAME`` and ca
 
 def build_roi_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
     """The heads named by ``cfg.MODEL.ROI_HEADS.NAME``."""
-    return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+    return registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
 
 
 class ROIHeads(nn.Module):

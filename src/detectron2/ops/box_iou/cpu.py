@@ -1,7 +1,9 @@
 """Pairwise IoU on CPU: one pass over the matrix instead of a dozen.
 
 Budget: writes 4 N M bytes once; the reference writes and reads about 12 such matrices.
-Measured on 2 cores (Zen 4), N = 1000, M = 20000: see benchmarks/ops/box_iou.py.
+A tile of columns is turned into five arrays once for all of its rows. Measured on one core
+(Xeon, AVX-512), processor time: 20 x 217413 pairs 3.9 ms, 8.0 when every row read all columns
+from memory (benchmarks/ops/box_iou.py).
 """
 
 from typing import Any
@@ -19,7 +21,8 @@ __all__ = ["box_iou", "warm_up"]
 
 Array = NDArray[Any]
 
-PAIRS_PER_CALL = 1 << 17
+# A tile reads its columns from the first level of the cache.
+ROWS_PER_TILE, COLUMNS_PER_TILE = 128, 1024
 
 
 @compiled()
@@ -38,25 +41,37 @@ def iou_row(box, x0, y0, x1, y1, area, row):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def iou_rows(boxes, sides, output, start, stop):  # type: ignore[no-untyped-def]
-    """Rows [start, stop) of the (N, M) matrix; `sides` (5, M) is x0, y0, x1, y1 and area."""
-    for i in range(start, stop):
-        iou_row(boxes[i], sides[0], sides[1], sides[2], sides[3], sides[4], output[i])
+def iou_tiles(boxes1, boxes2, output, start, stop):  # type: ignore[no-untyped-def]
+    """Tiles [start, stop) of the (N, M) matrix, counted along its rows."""
+    across = (boxes2.shape[0] + COLUMNS_PER_TILE - 1) // COLUMNS_PER_TILE
+    sides = np.empty((5, COLUMNS_PER_TILE), boxes2.dtype)
+    for tile in range(start, stop):
+        top, left = tile // across * ROWS_PER_TILE, tile % across * COLUMNS_PER_TILE
+        columns = min(COLUMNS_PER_TILE, boxes2.shape[0] - left)
+        for j in range(columns):
+            x0, y0 = boxes2[left + j, 0], boxes2[left + j, 1]
+            x1, y1 = boxes2[left + j, 2], boxes2[left + j, 3]
+            sides[0, j], sides[1, j], sides[2, j], sides[3, j] = x0, y0, x1, y1
+            sides[4, j] = (x1 - x0) * (y1 - y0)
+        for i in range(top, min(top + ROWS_PER_TILE, boxes1.shape[0])):
+            row = output[i, left : left + columns]
+            iou_row(boxes1[i], sides[0], sides[1], sides[2], sides[3], sides[4], row)
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """The Numba version of :func:`detectron2.ops.box_iou`."""
     result_dtype = torch.promote_types(boxes1.dtype, boxes2.dtype)
     real = compute_dtype(result_dtype)
-    rows = as_array(boxes1, real)
-    x0, y0, x1, y1 = boxes2.detach().to(real).unbind(1)
-    columns = as_array(torch.stack([x0, y0, x1, y1, (x1 - x0) * (y1 - y0)]))
-    output = np.empty((len(rows), columns.shape[1]), rows.dtype)
+    rows, columns = as_array(boxes1, real), as_array(boxes2, real)
+    output = np.empty((len(rows), len(columns)), rows.dtype)
     if output.size:
+        down, across = -(-len(rows) // ROWS_PER_TILE), -(-len(columns) // COLUMNS_PER_TILE)
+        # Tiles of few rows are taken several at a time.
+        per_call = max(1, ROWS_PER_TILE // len(rows))
         parallel_for(
-            lambda start, stop: iou_rows(rows, columns, output, start, stop),
-            len(rows),
-            max(1, PAIRS_PER_CALL // columns.shape[1]),
+            lambda start, stop: iou_tiles(rows, columns, output, start, stop),
+            down * across,
+            per_call,
         )
     return torch.from_numpy(output).to(result_dtype)
 

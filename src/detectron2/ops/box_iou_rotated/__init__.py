@@ -41,4 +41,5 @@ dispatch.define(
     reference=box_iou_rotated_reference,
     fake=fake_box_iou_rotated,
     numba="detectron2.ops.box_iou_rotated.cpu:box_iou_rotated",
+    triton="detectron2.ops.box_iou_rotated.gpu:box_iou_rotated",
 )

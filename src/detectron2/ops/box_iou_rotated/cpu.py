@@ -1,7 +1,8 @@
 """Rotated IoU on CPU; the loops are in `kernels`.
 
-Budget: 40 N + 40 M bytes read, 4 N M written. Measured on one core (Zen 4): 5 ns for a pair
-that is far apart, 60 ns for one that overlaps (benchmarks/ops/nms_rotated.py).
+Budget: 40 N + 40 M bytes read, 4 N M written. Measured on one core (Xeon, AVX-512): 1.4 ns for
+a pair that is far apart, 60 for one that overlaps. On two cores 1000 x 1000 pairs, few of which
+overlap, take 5.5 ms, the reference 1860 (benchmarks/ops/nms_rotated.py).
 """
 
 import numpy as np

@@ -27,7 +27,7 @@ def describe(boxes):  # type: ignore[no-untyped-def]
         shapes[i, 2], shapes[i, 3] = half_width, half_height
         shapes[i, 4], shapes[i, 5] = math.cos(radians), math.sin(radians)
         shapes[i, 6] = 4 * half_width * half_height
-        # Slightly too large: rounding must not separate circles that touch.
+        # As `circumradius` of the reference.
         shapes[i, 7] = math.sqrt(half_width**2 + half_height**2) * (1 + 1e-9)
     return shapes
 
@@ -55,37 +55,51 @@ def edge_integral(xa, ya, xb, yb, half_width, half_height):  # type: ignore[no-u
 
 
 @compiled()
-def pair_iou(a, b):  # type: ignore[no-untyped-def]
-    """IoU of two rows of :func:`describe`."""
-    dx, dy = b[0] - a[0], b[1] - a[1]
-    reach = a[7] + b[7]
-    if not (dx * dx + dy * dy <= reach * reach):
-        return 0.0
-    if not (a[6] >= SMALLEST_AREA and b[6] >= SMALLEST_AREA):
-        return 0.0
-    center_x, center_y = dx * a[4] - dy * a[5], dx * a[5] + dy * a[4]
-    cos, sin = a[4] * b[4] + a[5] * b[5], a[4] * b[5] - a[5] * b[4]
-    wide_x, wide_y = b[2] * cos, -b[2] * sin
-    high_x, high_y = b[3] * sin, b[3] * cos
+def common_area(dx, dy, a2, a3, a4, a5, b2, b3, b4, b5):  # type: ignore[no-untyped-def]
+    """Area that boxes a and b share: rows of :func:`describe`, centers (dx, dy) apart."""
+    center_x, center_y = dx * a4 - dy * a5, dx * a5 + dy * a4
+    cos, sin = a4 * b4 + a5 * b5, a4 * b5 - a5 * b4
+    wide_x, wide_y = b2 * cos, -b2 * sin
+    high_x, high_y = b3 * sin, b3 * cos
     x0, y0 = center_x - wide_x - high_x, center_y - wide_y - high_y
     x1, y1 = center_x + wide_x - high_x, center_y + wide_y - high_y
     x2, y2 = center_x + wide_x + high_x, center_y + wide_y + high_y
     x3, y3 = center_x - wide_x + high_x, center_y - wide_y + high_y
-    common = edge_integral(x0, y0, x1, y1, a[2], a[3])
-    common += edge_integral(x1, y1, x2, y2, a[2], a[3])
-    common += edge_integral(x2, y2, x3, y3, a[2], a[3])
-    common += edge_integral(x3, y3, x0, y0, a[2], a[3])
-    common = abs(common)
-    union = a[6] + b[6] - common
-    return common / union if union < math.inf else 0.0  # also where it is not a number
+    common = edge_integral(x0, y0, x1, y1, a2, a3)
+    common += edge_integral(x1, y1, x2, y2, a2, a3)
+    common += edge_integral(x2, y2, x3, y3, a2, a3)
+    common += edge_integral(x3, y3, x0, y0, a2, a3)
+    return abs(common)
+
+
+@compiled()
+def iou_row(first, i, second, start, stop, output):  # type: ignore[no-untyped-def]
+    """output[start:stop] = IoU of box i of one list of :func:`describe` with those of another.
+
+    One function for a row: an array passed for every pair would be counted as a reference
+    every time, which costs more than all the rest of a pair that is far apart.
+    """
+    x, y, half_width, half_height = first[i, 0], first[i, 1], first[i, 2], first[i, 3]
+    cos, sin, area, radius = first[i, 4], first[i, 5], first[i, 6], first[i, 7]
+    for j in range(start, stop):
+        dx, dy, reach = second[j, 0] - x, second[j, 1] - y, second[j, 7] + radius
+        iou = 0.0
+        near = dx * dx + dy * dy <= reach * reach
+        if near and area >= SMALLEST_AREA and second[j, 6] >= SMALLEST_AREA:
+            common = common_area(
+                dx, dy, half_width, half_height, cos, sin,
+                second[j, 2], second[j, 3], second[j, 4], second[j, 5],
+            )  # fmt: skip
+            union = area + second[j, 6] - common
+            iou = common / union if union < math.inf else 0.0  # also where it is not a number
+        output[j] = iou
 
 
 @compiled()
 def iou_rows(first, second, output, start, stop):  # type: ignore[no-untyped-def]
     """Rows [start, stop) of the (N, M) matrix of two lists of :func:`describe`."""
     for i in range(start, stop):
-        for j in range(second.shape[0]):
-            output[i, j] = pair_iou(first[i], second[j])
+        iou_row(first, i, second, 0, second.shape[0], output[i])
 
 
 @compiled()
@@ -99,12 +113,13 @@ def suppress_runs(shapes, place, starts, threshold, keep):  # type: ignore[no-un
         threshold: (1,) of the type that IoUs are rounded to before they are compared.
         keep: (N,) bool, all True, written.
     """
+    # Rounded to the type of the threshold when it is stored here.
+    ious = np.empty(shapes.shape[0], threshold.dtype)
     for run in range(starts.shape[0] - 1):
         for head in range(starts[run], starts[run + 1]):
             if not keep[place[head]]:
                 continue
+            iou_row(shapes, head, shapes, head + 1, starts[run + 1], ious)
             for i in range(head + 1, starts[run + 1]):
-                if keep[place[i]]:
-                    iou = threshold.dtype.type(pair_iou(shapes[head], shapes[i]))
-                    if iou > threshold[0]:
-                        keep[place[i]] = False
+                if ious[i] > threshold[0]:
+                    keep[place[i]] = False

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["box_iou_rotated_reference", "common_area"]
+__all__ = ["box_iou_rotated_reference", "circumradius", "common_area", "shape_parts"]
 
 SMALLEST_AREA = 1e-14
 
@@ -33,6 +33,9 @@ def box_iou_rotated_reference(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     union = area1 + area2 - common
     # False for NaN and infinite boxes, too.
     proper = (area1 >= SMALLEST_AREA) & (area2 >= SMALLEST_AREA) & (union < torch.inf)
+    # Boxes that are far apart share nothing, not even what the sum of the edges rounds to.
+    dx, dy = second[0] - first[0], second[1] - first[1]
+    proper &= dx * dx + dy * dy <= (circumradius(first) + circumradius(second)).square()
     return torch.where(proper, common / torch.where(proper, union, 1), 0).to(result_dtype)
 
 
@@ -41,6 +44,11 @@ def shape_parts(boxes: Tensor) -> list[Tensor]:
     center_x, center_y, width, height, angle = boxes.unbind(1)
     radians = angle * (math.pi / 180)
     return [center_x, center_y, width / 2, height / 2, radians.cos(), radians.sin()]
+
+
+def circumradius(parts: list[Tensor]) -> Tensor:
+    """Radius of the circle around a box, slightly too large: circles that touch must meet."""
+    return torch.sqrt(parts[2].square() + parts[3].square()) * (1 + 1e-9)
 
 
 def common_area(first: list[Tensor], second: list[Tensor]) -> Tensor:

@@ -184,6 +184,7 @@ dispatch.define(
     reference=deform_conv_reference,
     fake=fake_deform_conv,
     numba="detectron2.ops.deform_conv.cpu:deform_conv",
+    triton="detectron2.ops.deform_conv.gpu:deform_conv",
     backward=differentiate_deform_conv,
     save=save_deform_conv,
 )
@@ -194,5 +195,6 @@ dispatch.define(
     reference=deform_conv_backward_reference,
     fake=fake_deform_conv_backward,
     numba="detectron2.ops.deform_conv.cpu:deform_conv_backward",
+    triton="detectron2.ops.deform_conv.gpu:deform_conv_backward",
     backward=refuse_second_gradient,
 )

@@ -9,6 +9,7 @@ N^2 booleans and reads them several times.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import triton
@@ -24,9 +25,19 @@ from detectron2.ops.nms.reference import (
     threshold_below,
 )
 
-__all__ = ["batched_nms", "keep_from_bits", "nms"]
+__all__ = ["WORD", "batched_nms", "kept_indices", "nms", "pack_bits"]
 
 WORD = 32
+
+
+@triton.jit
+def pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Store (WORD, WORD) flags as one word of each of the rows below `limit`."""
+    # Distinct bits: the sum is their union, and bit 31 wraps to the sign.
+    weight = (tl.full((1, WORD), 1, tl.int32) << tl.arange(0, WORD)[None, :]).to(tl.int32)
+    word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
+    row = row_block * WORD + tl.arange(0, WORD)
+    tl.store(bits + row.to(tl.int64) * words + column_block, word, mask=row < limit)
 
 
 @triton.jit(do_not_specialize=["count", "words"])
@@ -57,11 +68,7 @@ def overlap_word(
         class_of_row = tl.load(classes + row, mask=has_row, other=0)
         class_of_column = tl.load(classes + column, mask=has_column, other=0)
         overlaps = overlaps & (class_of_row == class_of_column)
-    # Distinct bits: the sum is their union, and bit 31 wraps to the sign.
-    weight = (tl.full((1, WORD), 1, tl.int32) << tl.arange(0, WORD)[None, :]).to(tl.int32)
-    word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
-    place = bits + (row_block * WORD + tl.arange(0, WORD)).to(tl.int64) * words + column_block
-    tl.store(place, word, mask=row_block * WORD + tl.arange(0, WORD) < limit)
+    pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD)
 
 
 @triton.jit(do_not_specialize=["count", "words"])
@@ -103,34 +110,50 @@ def keep_from_bits(bits: Tensor, count: int) -> Tensor:
 
 
 def kept_indices(
-    boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float
+    scores: Tensor, class_ids: Tensor | None, fill: Callable[[Tensor, Tensor, Tensor], None]
 ) -> Tensor:
+    """Indices that greedy suppression keeps, by descending score.
+
+    Args:
+        fill: (order, classes in that order, bits) writes the (N, words) bit matrix of the boxes
+            in that order.
+    """
     order = score_order(scores)
     count = len(order)
     if count == 0:
         return order
-    sorted_boxes = boxes[order].to(compute_dtype(boxes.dtype)).contiguous()
     classes = order if class_ids is None else class_ids[order].contiguous()
-    words = triton.cdiv(count, WORD)
-    bits = torch.empty((count, words), dtype=torch.int32, device=boxes.device)
-    threshold = threshold_below(iou_threshold, sorted_boxes.dtype)
+    bits = torch.empty((count, triton.cdiv(count, WORD)), dtype=torch.int32, device=scores.device)
     with device_of(bits):
+        fill(order, classes, bits)
+    return order[keep_from_bits(bits, count)]
+
+
+def suppress(
+    boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float
+) -> Tensor:
+    real = compute_dtype(boxes.dtype)
+    threshold = threshold_below(iou_threshold, real)
+
+    def fill(order: Tensor, classes: Tensor, bits: Tensor) -> None:
+        count, words = bits.shape
         overlap_word[(words, words)](
-            sorted_boxes, classes, bits, count, words, threshold,
+            boxes[order].to(real).contiguous(), classes, bits, count, words, threshold,
             CLASSES=class_ids is not None, WORD=WORD, **EXACT,
         )  # fmt: skip
-    return order[keep_from_bits(bits, count)]
+
+    return kept_indices(scores, class_ids, fill)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """The Triton version of :func:`detectron2.ops.nms`."""
     if boxes.dtype == torch.float64:  # Triton takes the threshold as a float32
         return nms_reference(boxes, scores, iou_threshold)
-    return kept_indices(boxes.detach(), scores, None, iou_threshold)
+    return suppress(boxes.detach(), scores, None, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
     """The Triton version of :func:`detectron2.ops.batched_nms`."""
     if boxes.dtype == torch.float64:
         return batched_nms_reference(boxes, scores, class_ids, iou_threshold)
-    return kept_indices(boxes.detach(), scores, class_ids, iou_threshold)
+    return suppress(boxes.detach(), scores, class_ids, iou_threshold)

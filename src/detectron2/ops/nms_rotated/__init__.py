@@ -81,6 +81,7 @@ dispatch.define(
     reference=nms_rotated_reference,
     fake=fake_nms_rotated,
     numba="detectron2.ops.nms_rotated.cpu:nms_rotated",
+    triton="detectron2.ops.nms_rotated.gpu:nms_rotated",
 )
 dispatch.define(
     "batched_nms_rotated(Tensor boxes, Tensor scores, Tensor class_ids, float iou_threshold) "
@@ -88,4 +89,5 @@ dispatch.define(
     reference=batched_nms_rotated_reference,
     fake=fake_batched_nms_rotated,
     numba="detectron2.ops.nms_rotated.cpu:batched_nms_rotated",
+    triton="detectron2.ops.nms_rotated.gpu:batched_nms_rotated",
 )

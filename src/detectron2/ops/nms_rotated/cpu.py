@@ -1,7 +1,8 @@
 """Suppression of rotated boxes on CPU, class by class; the loops are in `box_iou_rotated`.
 
 As in `nms`, boxes are sorted by class and then by score. Budget: at most N^2 / 2 pairs of one
-class. Measured on one core (Zen 4): see benchmarks/ops/nms_rotated.py.
+class. Measured on one core (Xeon, AVX-512): 1000 boxes take 5 ms where few and 16 where most
+pairs overlap, the reference 1.9 s (benchmarks/ops/nms_rotated.py).
 """
 
 import numpy as np
@@ -18,14 +19,14 @@ __all__ = ["batched_nms_rotated", "nms_rotated", "warm_up"]
 
 
 def kept(boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float) -> Tensor:
-    order = score_order(scores)
-    by_class, place, starts = class_runs(order, class_ids)
+    order = as_array(score_order(scores))
+    place, starts = class_runs(order, class_ids)
     real = compute_dtype(boxes.dtype)
-    shapes = describe(as_array(boxes[by_class], torch.float64))
+    shapes = describe(as_array(boxes, torch.float64)[order[place]])
     threshold = as_array(torch.tensor([threshold_below(iou_threshold, real)], dtype=real))
     keep = np.ones(len(order), np.bool_)
     suppress_runs(shapes, place, starts, threshold, keep)
-    return order[torch.from_numpy(keep)]
+    return torch.from_numpy(order[keep])
 
 
 def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -42,4 +43,5 @@ def batched_nms_rotated(
 
 def warm_up() -> None:
     """Compile for float32."""
-    nms_rotated(torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]), torch.ones(1), 0.5)
+    boxes, one = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0]]), torch.ones(1)
+    batched_nms_rotated(boxes, one, torch.zeros(1, dtype=torch.int64), 0.5)

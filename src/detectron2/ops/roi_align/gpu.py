@@ -21,6 +21,12 @@ from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.formats import format_of, is_channels_last
 from detectron2.ops.launching import EXACT, device_of, divide, real_type
 from detectron2.ops.roi_align.reference import multilevel_roi_align_backward_reference
+from detectron2.ops.sampling import (
+    bin_samples,
+    first_visited,
+    read_corners,
+    spread_to_corners,
+)
 
 __all__ = [
     "multilevel_roi_align",
@@ -30,42 +36,6 @@ __all__ = [
 ]
 
 BLOCK = 256
-
-
-@triton.jit
-def bin_samples(side, length, BINS: tl.constexpr, RATIO: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One axis of a box: side of a bin, samples per bin, and how many of them to visit."""
-    bin_side = divide(side, tl.full((), BINS, side.dtype))
-    if RATIO > 0:
-        samples = tl.full((), RATIO, tl.int32)
-        visits = samples
-    else:
-        # False for NaN, too. Of a side beyond 1e9 cells hardly a sample is on the map.
-        usable = (side > 0) & (side < 1e9)
-        samples = tl.ceil(tl.where(usable, bin_side, 0.0)).to(tl.int32)
-        # Samples are at least half a cell apart: no more than these can be on the map.
-        visits = tl.minimum(samples, 2 * length + 8)
-    return bin_side, samples, visits
-
-
-@triton.jit
-def first_visited(start, bin_side, samples, visits):  # type: ignore[no-untyped-def]
-    """Index of the first sample to visit of each bin: 0, unless the box dwarfs the map."""
-    step = bin_side / tl.maximum(samples, 1).to(bin_side.dtype)
-    before_map = tl.floor((-1.0 - start) / step) - 2.0
-    latest = (samples - visits).to(start.dtype)
-    return tl.where(samples > visits, tl.minimum(tl.maximum(before_map, 0.0), latest), 0.0)
-
-
-@triton.jit
-def cells_around(position, length):  # type: ignore[no-untyped-def]
-    """Lower and upper cell of each position, weight of the upper one, and if it is on the map."""
-    inside = (position >= -1.0) & (position <= length)
-    position = tl.minimum(tl.maximum(tl.where(inside, position, 0.0), 0.0), length - 1.0)
-    low = tl.floor(position)
-    fraction = position - low
-    low = low.to(tl.int32)
-    return low, tl.minimum(low + 1, length - 1), fraction, inside
 
 
 # Images differ in size: a kernel for every divisibility of every size would be compiled.
@@ -100,16 +70,16 @@ def visit_samples(
     side_y, side_x = y1 - y0, x1 - x0
     if MIN_SIDE > 0:
         side_y, side_x = tl.maximum(side_y, MIN_SIDE), tl.maximum(side_x, MIN_SIDE)
-    bin_y, samples_y, visits_y = bin_samples(side_y, height, ROWS, RATIO)
-    bin_x, samples_x, visits_x = bin_samples(side_x, width, COLUMNS, RATIO)
+    bin_y, samples_y, visits_y = bin_samples(side_y, 2 * height + 8, ROWS, RATIO)
+    bin_x, samples_x, visits_x = bin_samples(side_x, 2 * width + 8, COLUMNS, RATIO)
     mine = (tl.load(levels + k) == level) & (image >= 0) & (image < image_count)
     visits_y = tl.where(mine, visits_y, 0)
     exists = element < tl.where(mine, channels * ROWS * COLUMNS, 0)
 
     start_y = y0 + (cell // COLUMNS).to(REAL) * bin_y
     start_x = x0 + (cell % COLUMNS).to(REAL) * bin_x
-    first_y = first_visited(start_y, bin_y, samples_y, visits_y)
-    first_x = first_visited(start_x, bin_x, samples_x, visits_x)
+    first_y = first_visited(start_y, -1.0, bin_y, samples_y, visits_y)
+    first_x = first_visited(start_x, -1.0, bin_x, samples_x, visits_x)
     count_y, count_x = tl.maximum(samples_y, 1).to(REAL), tl.maximum(samples_x, 1).to(REAL)
     here = data + image * stride_image + channel.to(tl.int64) * stride_channel
     place = pooled + k * (channels * ROWS * COLUMNS) + element
@@ -118,25 +88,16 @@ def visit_samples(
         total = tl.load(place, mask=exists, other=0.0).to(REAL) / (count_y * count_x)
     for i in range(visits_y):
         y = start_y + divide((first_y + i + 0.5) * bin_y, count_y + first_y * 0)
-        top, bottom, down, inside_y = cells_around(y, height)
         for j in range(visits_x):
             x = start_x + divide((first_x + j + 0.5) * bin_x, count_x + first_x * 0)
-            left, right, across, inside_x = cells_around(x, width)
-            valid = exists & inside_y & inside_x
-            a = here + top * stride_row + left * stride_column
-            b = here + top * stride_row + right * stride_column
-            c = here + bottom * stride_row + left * stride_column
-            d = here + bottom * stride_row + right * stride_column
             if BACKWARD:
-                tl.atomic_add(a, total * ((1 - down) * (1 - across)), mask=valid)
-                tl.atomic_add(b, total * ((1 - down) * across), mask=valid)
-                tl.atomic_add(c, total * (down * (1 - across)), mask=valid)
-                tl.atomic_add(d, total * (down * across), mask=valid)
+                spread_to_corners(
+                    here, y, x, height, width, stride_row, stride_column, exists, total
+                )
             else:
-                total += tl.load(a, mask=valid, other=0.0).to(REAL) * ((1 - down) * (1 - across))
-                total += tl.load(b, mask=valid, other=0.0).to(REAL) * ((1 - down) * across)
-                total += tl.load(c, mask=valid, other=0.0).to(REAL) * (down * (1 - across))
-                total += tl.load(d, mask=valid, other=0.0).to(REAL) * (down * across)
+                total += read_corners(
+                    here, y, x, height, width, stride_row, stride_column, exists, REAL
+                )
     if not BACKWARD:
         mean = total / (count_y * count_x)
         tl.store(place, mean.to(pooled.dtype.element_ty), mask=exists)

@@ -104,10 +104,15 @@ def read_bin(total, flat, first_cell, width, scale, rows, row_weights, columns, 
             pending += 1
             left -= 1
             if pending == 4 or left == 0:
-                # Fewer than four are left at the end: the stale ones get the weight 0.
-                w3 = w3 if pending > 3 else zero
-                w2 = w2 if pending > 2 else zero
-                w1 = w1 if pending > 1 else zero
+                # Fewer than four are left at the end: the latest one stands in for the others
+                # with weight 0. Not any cell will do, as unneeded ones are undefined and 0 * NaN
+                # is NaN.
+                if pending < 4:
+                    s3, w3 = s0, zero
+                if pending < 3:
+                    s2, w2 = s0, zero
+                if pending < 2:
+                    s1, w1 = s0, zero
                 f0, f1 = flat[s0 : s0 + channels], flat[s1 : s1 + channels]
                 f2, f3 = flat[s2 : s2 + channels], flat[s3 : s3 + channels]
                 add_four(total, f0, f1, f2, f3, w0, w1, w2, w3)

@@ -109,6 +109,7 @@ dispatch.define(
     reference=roi_align_rotated_reference,
     fake=fake_roi_align_rotated,
     numba="detectron2.ops.roi_align_rotated.cpu:roi_align_rotated",
+    triton="detectron2.ops.roi_align_rotated.gpu:roi_align_rotated",
     backward=differentiate_forward,
     save=save_forward,
 )
@@ -118,6 +119,7 @@ dispatch.define(
     reference=roi_align_rotated_backward_reference,
     fake=fake_roi_align_rotated_backward,
     numba="detectron2.ops.roi_align_rotated.cpu:roi_align_rotated_backward",
+    triton="detectron2.ops.roi_align_rotated.gpu:roi_align_rotated_backward",
     backward=differentiate_backward,
     save=save_backward,
 )

@@ -4,7 +4,8 @@ Samples of a rotated box share no rows or columns of cells, so every sample read
 cells: 4 C multiply-adds each, in vectors over the channels.
 
 Budget for 1000 boxes of 7 x 7 bins, 256 channels, 2 x 2 samples, float32: 0.8 GB of reads,
-mostly from cache, and 0.4 GFLOP.
+mostly from cache, and 0.4 GFLOP. Measured on one core (Xeon, AVX-512), channels-last, processor
+time: 65 ms, against 55 for the same boxes upright (benchmarks/ops/roi_align_rotated.py).
 """
 
 import numpy as np

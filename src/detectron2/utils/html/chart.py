@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "line_chart"]
+__all__ = ["COLORS", "Series", "line_chart", "text"]
 
 _WIDTH, _HEIGHT = 480, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 34, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 48, 34
 # Okabe-Ito colours: distinguishable with every common colour blindness.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _TARGET_TICKS = 5
 
 
@@ -25,8 +25,16 @@ class Series:
     y: Sequence[float]
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str = "iteration") -> str:
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    x_label: str = "iteration",
+    mark: tuple[float, str] | None = None,
+) -> str:
     """`<svg>` element with axes, ticks, a legend and one line per series.
+
+    Args:
+        mark: an x to mark with a dashed line, and what to write beside it.
 
     Raises:
         ValueError: there is no finite point to draw.
@@ -38,20 +46,42 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "iteration")
     x_ticks = _ticks(min(p[0] for p in points), max(p[0] for p in points))
     y_ticks = _ticks(min(0.0, *(p[1] for p in points)), max(p[1] for p in points))
     to_pixel = _Frame(x_ticks[0], max(p[0] for p in points), y_ticks[0], y_ticks[-1])
-    parts = [_text(_LEFT, 18, title, "start", 14, bold=True)]
+    parts = [text(_LEFT, 18, title, "start", 14, bold=True)]
     parts += _axes(x_ticks, y_ticks, to_pixel, x_label)
-    for index, (name, line) in enumerate(lines):
-        color = _COLORS[index % len(_COLORS)]
+    for index, (_, line) in enumerate(lines):
+        color = COLORS[index % len(COLORS)]
         path = " ".join(f"{to_pixel.x(x):.1f},{to_pixel.y(y):.1f}" for x, y in line)
         parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.8" points="{path}"/>')
-        if len(lines) > 1:
-            y = _TOP + 6 + 16 * index
-            parts.append(f'<rect x="{_WIDTH - 138}" y="{y}" width="12" height="3" fill="{color}"/>')
-            parts.append(_text(_WIDTH - 120, y + 5, name, "start", 11))
+    if len(lines) > 1:
+        parts += _legend([name for name, _ in lines])
+    if mark is not None:
+        parts += _mark(to_pixel.x(mark[0]), mark[1])
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title, quote=True)}"'
         f' xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    """Names side by side under the title, as wide as their texts."""
+    parts = []
+    x = float(_LEFT)
+    for index, name in enumerate(names):
+        color = COLORS[index % len(COLORS)]
+        parts.append(f'<rect x="{x:.1f}" y="31" width="12" height="3" fill="{color}"/>')
+        parts.append(text(x + 17, 36, name, "start", 11))
+        x += 34 + 6.2 * len(name)
+    return parts
+
+
+def _mark(x: float, words: str) -> list[str]:
+    bottom = _HEIGHT - _BOTTOM
+    anchor, shift = ("start", 5) if x < 0.6 * _WIDTH else ("end", -5)
+    return [
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}" stroke="currentColor"'
+        ' stroke-dasharray="4 3" stroke-opacity="0.6"/>',
+        text(x + shift, bottom - 8, words, anchor, 11),
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,17 +124,18 @@ def _axes(x_ticks: list[float], y_ticks: list[float], to_pixel: _Frame, x_label:
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"'
             ' stroke="currentColor" stroke-opacity="0.15"/>'
         )
-        parts.append(_text(_LEFT - 6, y + 4, f"{value:g}", "end", 11))
+        parts.append(text(_LEFT - 6, y + 4, f"{value:g}", "end", 11))
     for value in x_ticks:
         if to_pixel.x_min <= value <= to_pixel.x_max:
-            parts.append(_text(to_pixel.x(value), _HEIGHT - 18, f"{value:g}", "middle", 11))
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle", 11))
+            parts.append(text(to_pixel.x(value), _HEIGHT - 18, f"{value:g}", "middle", 11))
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, x_label, "middle", 11))
     return parts
 
 
-def _text(x: float, y: float, text: str, anchor: str, size: int, bold: bool = False) -> str:
+def text(x: float, y: float, words: str, anchor: str, size: int, bold: bool = False) -> str:
+    """`<text>` element in the colour of the page."""
     weight = ' font-weight="600"' if bold else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{weight}'
-        f' font-family="sans-serif" fill="currentColor">{escape(text)}</text>'
+        f' font-family="sans-serif" fill="currentColor">{escape(words)}</text>'
     )

@@ -1,0 +1,44 @@
+"""Evaluation of a file that `detectron2 export` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, build_detection_test_loader
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation.default_evaluators import build_evaluator
+from detectron2.utils.logger import setup_logger
+
+__all__ = ["evaluate_exported"]
+
+
+def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu") -> dict[str, Any]:
+    """Metrics of an exported model on a registered dataset, printed and returned.
+
+    Args:
+        path: the file.
+        dataset: name in the catalog.
+        output: folder for the results.
+        device: as the file's runtime names it.
+    """
+    from detectron2.export import load
+
+    setup_logger(str(output))
+    exported = load(path, device)
+    records = DatasetCatalog.get(dataset)
+    prepare = exported.prepare
+    batch = exported.info.batch or 1
+    loader = build_detection_test_loader(
+        records, mapper=lambda record: _prepared(record, prepare), batch_size=batch, num_workers=0
+    )
+    results = inference_on_dataset(exported, loader, build_evaluator(dataset, str(output)))
+    print_csv_format(results)
+    return dict(results)
+
+
+def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The record with the image as the exported model takes it."""
+    return {**record, **prepare(read_image(record["file_name"], format="BGR"))}

@@ -1,0 +1,105 @@
+"""Which batched form a model has, and which of its modules none of them knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from detectron2.export.batched.dense import BatchedFCOS, BatchedRetinaNet, BatchedSemanticSegmentor
+from detectron2.export.batched.model import BatchedModel
+from detectron2.export.batched.rcnn import BatchedPanopticFPN, BatchedProposals, BatchedRCNN
+from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.modeling.meta_arch.semantic_seg import SemanticSegmentor
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.proposal_generator.rrpn import RRPN
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    Res5ROIHeads,
+    RROIHeads,
+    StandardROIHeads,
+)
+
+__all__ = ["UnsupportedModelError", "batched_model"]
+
+
+class UnsupportedModelError(ValueError):
+    """A module of the model cannot be exported; the message names it."""
+
+
+# The batched form, and the methods that it stands in for: a subclass that overrides one of them
+# computes something else.
+_MODELS: dict[type, tuple[type[BatchedModel], tuple[str, ...]]] = {
+    GeneralizedRCNN: (BatchedRCNN, ("forward", "inference", "preprocess_image")),
+    PanopticFPN: (BatchedPanopticFPN, ("forward", "inference", "preprocess_image")),
+    ProposalNetwork: (BatchedProposals, ("forward",)),
+    RetinaNet: (BatchedRetinaNet, ("forward", "forward_inference", "inference_single_image")),
+    FCOS: (BatchedFCOS, ("forward", "forward_inference", "inference_single_image")),
+    SemanticSegmentor: (BatchedSemanticSegmentor, ("forward",)),
+}
+_PROPOSAL_GENERATORS = {
+    RPN: ("forward", "predict_proposals", "_find_top_proposals"),
+    RRPN: ("forward", "predict_proposals", "_find_top_proposals"),
+}
+_ROI_HEADS = {
+    StandardROIHeads: ("forward", "_forward_box", "_forward_mask", "_forward_keypoint"),
+    CascadeROIHeads: ("forward", "_forward_box", "_run_stage", "_forward_mask"),
+    RROIHeads: ("forward", "_forward_box"),
+    Res5ROIHeads: ("forward", "_shared_roi_transform"),
+}
+
+
+def batched_model(model: nn.Module) -> BatchedModel:
+    """The form of a model that is traced and exported.
+
+    Raises:
+        UnsupportedModelError: the model, or one of its modules, has none.
+        RuntimeError: the model is in training mode.
+    """
+    if model.training:
+        raise RuntimeError("Only a model in evaluation mode can be exported: call model.eval().")
+    known = _known_class(model, {cls: methods for cls, (_, methods) in _MODELS.items()}, "")
+    if isinstance(model, (GeneralizedRCNN, ProposalNetwork)):
+        _known_class(model.proposal_generator, _PROPOSAL_GENERATORS, "proposal_generator")
+    if isinstance(model, GeneralizedRCNN):
+        _known_class(model.roi_heads, _ROI_HEADS, "roi_heads")
+        _check_poolers(model.roi_heads)
+    return _MODELS[known][0](model)
+
+
+def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> type:
+    """The nearest class of `table` in the ancestry of `module`, whose methods it has."""
+    where = f"its {name}, " if name else ""
+    for cls in type(module).__mro__:
+        if cls not in table:
+            continue
+        changed = [m for m in table[cls] if getattr(type(module), m) is not getattr(cls, m)]
+        if not changed:
+            return cls
+        raise UnsupportedModelError(
+            f"The model cannot be exported: {where}{_path(module)}, overrides "
+            f"{', '.join(changed)} of {cls.__name__}, and an exporter cannot see what it does. "
+            "Trace it with detectron2.export.TracingAdapter instead."
+        )
+    supported = ", ".join(sorted(cls.__name__ for cls in table))
+    raise UnsupportedModelError(
+        f"The model cannot be exported: {where}{_path(module)}, is none of {supported}."
+    )
+
+
+def _path(module: Any) -> str:
+    if module is None:
+        return "None"
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _check_poolers(heads: nn.Module) -> None:
+    for name in ("mask", "keypoint"):
+        if getattr(heads, f"{name}_on", False) and getattr(heads, f"{name}_pooler", heads) is None:
+            raise UnsupportedModelError(
+                f"The model cannot be exported: roi_heads.{name}_head, "
+                f"{_path(getattr(heads, f'{name}_head'))}, takes whole feature maps."
+            )

@@ -1,0 +1,92 @@
+"""One-stage detectors and semantic segmentation on one tensor of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectron2.export.batched.model import BatchedModel, first_of_each_image, padded_images
+from detectron2.layers import batched_nms
+
+__all__ = ["BatchedFCOS", "BatchedRetinaNet", "BatchedSemanticSegmentor"]
+
+
+class BatchedRetinaNet(BatchedModel):
+    """`RetinaNet`."""
+
+    output_names = ("pred_boxes", "pred_classes", "scores", "image_index")
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        model: Any = self.model
+        features = model.backbone(padded_images(model, images, image_sizes))
+        maps = [features[name] for name in model.head_in_features]
+        scores, deltas = self.scores_and_deltas(model.head(maps))
+        anchors = model.anchor_generator(maps)
+        levels = [
+            self.candidates(level_anchors.tensor, *level, images.shape[0])
+            for level_anchors, *level in zip(anchors, scores, deltas, strict=True)
+        ]
+        boxes, found_scores, classes, rows = (torch.cat(parts) for parts in zip(*levels))
+        finite = (boxes.isfinite().all(dim=1) & found_scores.isfinite()).nonzero()[:, 0]
+        boxes, found_scores = boxes[finite], found_scores[finite]
+        classes, rows = classes[finite], rows[finite]
+        groups = rows * model.num_classes + classes
+        kept = batched_nms(boxes, found_scores, groups, model.test_nms_thresh)
+        kept = kept[
+            first_of_each_image(rows[kept], model.max_detections_per_image, images.shape[0])
+        ]
+        return boxes[kept], classes[kept], found_scores[kept], rows[kept]
+
+    def scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas."""
+        model: Any = self.model
+        logits, deltas = model._transpose_dense_predictions(predictions, [model.num_classes, 4])
+        return [level.sigmoid() for level in logits], deltas
+
+    def candidates(
+        self, anchors: Tensor, scores: Tensor, deltas: Tensor, num_images: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`DenseDetector._decode_per_level_predictions` of all images: (D, 4) boxes, (D,) scores,
+        classes and images.
+
+        Args:
+            anchors: (R, 4).
+            scores: (N, R, K).
+            deltas: (N, R, 4).
+        """
+        model: Any = self.model
+        images, rows, classes = (scores > model.test_score_thresh).nonzero().unbind(1)
+        confident, order = scores[images, rows, classes].sort(descending=True)
+        best = first_of_each_image(images[order], model.test_topk_candidates, num_images)
+        order, confident = order[best], confident[best]
+        images, rows, classes = images[order], rows[order], classes[order]
+        boxes = model.box2box_transform.apply_deltas(deltas[images, rows], anchors[rows])
+        return boxes, confident, classes, images
+
+
+class BatchedFCOS(BatchedRetinaNet):
+    """`FCOS`."""
+
+    def scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
+        model: Any = self.model
+        logits, deltas, centerness = model._transpose_dense_predictions(
+            predictions, [model.num_classes, 4, 1]
+        )
+        scores = [
+            (level.sigmoid() * centre.sigmoid()).sqrt() for level, centre in zip(logits, centerness)
+        ]
+        return scores, deltas
+
+
+class BatchedSemanticSegmentor(BatchedModel):
+    """`SemanticSegmentor`: (N, C, H', W') scores of the padded images."""
+
+    output_names = ("sem_seg",)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        model: Any = self.model
+        features = model.backbone(padded_images(model, images, image_sizes))
+        scores, _ = model.sem_seg_head(features, None)
+        return (scores,)

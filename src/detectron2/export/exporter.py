@@ -1,0 +1,180 @@
+"""One call that writes a model to a file, proves the file, and only then keeps it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.export.batched import BatchedModel, batched_model
+from detectron2.export.compare import TOLERANCE
+from detectron2.export.formats import FORMATS, OPSETS, move_into_place, require, write
+from detectron2.export.info import ExportInfo, weights_hash
+from detectron2.export.loading import ExportedModel, load
+from detectron2.export.proof import prove
+from detectron2.version import __version__
+
+__all__ = ["export"]
+
+
+def export(
+    model: nn.Module | CfgNode | DictConfig | str,
+    format: str,
+    output: str | os.PathLike[str],
+    *,
+    images: Sequence[np.ndarray] = (),
+    batch: int | str = "dynamic",
+    image_size: tuple[int, int] | None = None,
+    opset: int = 17,
+    shortest_edge: int | None = None,
+    longest_edge: int | None = None,
+    input_format: str | None = None,
+    classes: Mapping[str, Any] | None = None,
+) -> ExportedModel:
+    """Write a model to a file that runs without this library, and prove that it computes the same.
+
+    The file is run in its own runtime in a fresh process on several batches; it appears under
+    its name only if everything agrees with the model.
+
+    Args:
+        model: a model, or a config that `DefaultPredictor` takes, whose weights are loaded.
+        format: "torchscript", "onnx" or "openvino".
+        output: name of the file; of OpenVINO the .xml, beside which a .bin is written.
+        images: (H, W, 3) uint8 BGR images of yours to compare on; by default made up.
+        batch: number of images in a call, or "dynamic" for any.
+        image_size: (H, W) that images are padded to; by default any.
+        opset: version of ONNX's operators.
+        shortest_edge, longest_edge: how images are to be resized; by default what the config
+            says, or not at all for a model.
+        input_format: "BGR" or "RGB"; by default what the config or the model says.
+        classes: names and colours, see `detectron2.data.metadata_file`; by default those of the
+            config's dataset.
+
+    Raises:
+        ValueError: an argument does not fit, or the architecture is not supported; the message
+            names the module.
+        ImportError: a package of the format is missing.
+        ProofError: the file computes something else.
+    """
+    require(format)
+    output = Path(output)
+    _check_arguments(format, output, batch, opset)
+    described: dict[str, Any] = {}
+    if not isinstance(model, nn.Module):
+        model, described = _from_config(model)
+    given = {
+        "shortest_edge": shortest_edge,
+        "longest_edge": longest_edge,
+        "input_format": input_format,
+        "classes": None if classes is None else dict(classes),
+    }
+    described.update({name: value for name, value in given.items() if value is not None})
+    batched = batched_model(model)
+    info = _describe(batched, format)
+    info.batch = None if batch == "dynamic" else int(batch)
+    info.image_size = None if image_size is None else list(image_size)
+    for name, value in described.items():
+        setattr(info, name, value)
+    return _write_and_prove(model, batched, info, output, images, opset)
+
+
+def _check_arguments(format: str, output: Path, batch: int | str, opset: int) -> None:
+    suffixes = FORMATS[format].suffixes
+    if output.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"The output {str(output)!r} has to end in {' or '.join(suffixes)} for {format}."
+        )
+    if batch != "dynamic" and not (isinstance(batch, int) and batch > 0):
+        raise ValueError(f"batch is {batch!r}; give a positive number or 'dynamic'.")
+    if opset not in OPSETS:
+        raise ValueError(f"opset is {opset}; use {OPSETS[0]} to {OPSETS[-1]}.")
+
+
+def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a config with its weights, and what a file has to say of it."""
+    from detectron2.data import transforms as T
+    from detectron2.data.metadata_file import described_classes
+    from detectron2.engine.defaults import DefaultPredictor
+
+    predictor = DefaultPredictor(config)
+    resize = predictor.aug
+    parts = getattr(resize, "augs", [resize])
+    if len(parts) != 1 or not isinstance(parts[0], T.ResizeShortestEdge):
+        raise ValueError(
+            f"Test images are prepared by {resize}; an exported file can only resize by "
+            "ResizeShortestEdge. Export the model itself and prepare images yourself."
+        )
+    lengths = parts[0].short_edge_length
+    metadata = getattr(predictor, "metadata", None)
+    described = {
+        "shortest_edge": int(lengths if isinstance(lengths, int) else lengths[0]),
+        "longest_edge": int(parts[0].max_size),
+        "input_format": predictor.input_format,
+        "classes": {} if metadata is None else described_classes(metadata),
+    }
+    return predictor.model, described
+
+
+def _describe(batched: BatchedModel, format: str) -> ExportInfo:
+    model: Any = batched.model
+    backbone = model.backbone
+    constraints = backbone.padding_constraints
+    heads = getattr(model, "roi_heads", None)
+    predictor = getattr(heads, "box_predictor", model)
+    if isinstance(predictor, nn.ModuleList):
+        predictor = predictor[-1]
+    limits = [
+        getattr(predictor, n, None) for n in ("test_topk_per_image", "max_detections_per_image")
+    ]
+    panoptic = None
+    if hasattr(model, "combine_overlap_thresh"):
+        panoptic = {
+            "overlap_threshold": model.combine_overlap_thresh,
+            "stuff_area_thresh": model.combine_stuff_area_thresh,
+            "instances_score_thresh": model.combine_instances_score_thresh,
+        }
+    return ExportInfo(
+        format=format,
+        architecture=type(model).__name__,
+        outputs=list(batched.output_names),
+        input_format=getattr(model, "input_format", None) or "BGR",
+        size_divisibility=constraints.get("size_divisibility", backbone.size_divisibility),
+        square_size=constraints.get("square_size", 0),
+        num_classes=int(getattr(predictor, "num_classes", 0)),
+        rotated=len(getattr(getattr(predictor, "box2box_transform", None), "weights", ())) == 5,
+        score_threshold=getattr(predictor, "test_score_thresh", None),
+        max_detections=next((each for each in limits if each is not None), None),
+        panoptic=panoptic,
+        weights_sha256=weights_hash(model),
+        detectron2=__version__,
+        torch=torch.__version__,
+        tolerance=dict(TOLERANCE),
+    )
+
+
+def _write_and_prove(
+    model: nn.Module,
+    batched: BatchedModel,
+    info: ExportInfo,
+    output: Path,
+    images: Sequence[np.ndarray],
+    opset: int,
+) -> ExportedModel:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as name:
+        folder = Path(name)
+        prepared = [ExportedModel(output, info, None).prepare(image)["image"] for image in images]
+        write(info.format, batched, info, folder, output.name, opset)
+        lines = prove(folder / output.name, model, batched, info, prepared)
+        move_into_place(folder, output)
+    exported = load(output)
+    exported.proof = lines
+    return exported

@@ -1,0 +1,197 @@
+"""The formats that a model can be exported to, and how each file is written."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from detectron2.export._batched_trace import TraceableBatch, example_batch, trace_batched
+from detectron2.export.batched import BatchedModel, UnsupportedModelError
+from detectron2.export.info import ExportInfo
+from detectron2.export.tracing import quiet_tracer
+
+__all__ = ["FORMATS", "OPSETS", "Format", "format_of_file", "require", "write"]
+
+# What `torch.onnx`'s tracing exporter can write and the ops need (RoiAlign of 16).
+OPSETS = range(17, 21)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is written and read.
+
+    Attributes:
+        suffixes: of files, the usual one first.
+        runtime: module with the class `Runtime` that runs a file.
+        packages: what has to be importable, by name.
+        extra: of detectron2 that installs those.
+        write: (model, description, folder, stem, opset) writes the files into a folder.
+    """
+
+    suffixes: tuple[str, ...]
+    runtime: str
+    packages: tuple[str, ...]
+    extra: str
+    write: Callable[[BatchedModel, ExportInfo, Path, str, int], None]
+
+
+def _write_torchscript(
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+) -> None:
+    from detectron2.export.runtimes.torchscript import INFO_NAME
+
+    traced = trace_batched(batched, info.batch, info.image_size)
+    with quiet_tracer():
+        torch.jit.save(traced, str(folder / name), _extra_files={INFO_NAME: info.to_json()})
+
+
+def _trace_to_onnx(batched: BatchedModel, info: ExportInfo, path: Path, opset: int) -> None:
+    from detectron2.export._onnx_ops import ONNX_SUBSTITUTES
+
+    axes: dict[str, dict[int, str]] = {
+        output: {0: "batch" if output == "sem_seg" else "detections"} for output in info.outputs
+    }
+    axes["images"] = {} if info.image_size else {2: "height", 3: "width"}
+    axes["image_sizes"] = {}
+    if info.batch is None:
+        axes["images"][0] = axes["image_sizes"][0] = "batch"
+    with torch.no_grad(), warnings.catch_warnings():
+        # PyTorch deprecates this exporter, but it takes numbers of boxes that every stage finds
+        # out anew as they come. It also warns of what it cannot simplify.
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                TraceableBatch(batched, ONNX_SUBSTITUTES).eval(),
+                example_batch(batched.model, info.batch, info.image_size),
+                str(path),
+                dynamo=False,
+                opset_version=opset,
+                input_names=["images", "image_sizes"],
+                output_names=info.outputs,
+                dynamic_axes=axes,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            problem = str(error).strip().splitlines()[0]
+            raise UnsupportedModelError(
+                f"The model cannot be exported to ONNX opset {opset}: {problem}"
+            ) from error
+
+
+def _write_onnx(
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+) -> None:
+    import onnx
+
+    if info.rotated:
+        raise UnsupportedModelError(
+            "The model cannot be exported to ONNX: its proposal_generator and roi_heads use "
+            "rotated NMS and ROIAlignRotated, for which ONNX has no operators. Use torchscript."
+        )
+    from detectron2.export.runtimes.onnx import INFO_NAME
+
+    _trace_to_onnx(batched, info, folder / name, opset)
+    written = onnx.load(str(folder / name))
+    onnx.checker.check_model(written)
+    foreign = sorted({node.domain for node in written.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise ValueError(f"The graph has nodes that are not standard ONNX: {', '.join(foreign)}.")
+    entry = written.metadata_props.add()
+    entry.key, entry.value = INFO_NAME, info.to_json()
+    onnx.save(written, str(folder / name))
+
+
+def _write_openvino(
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+) -> None:
+    import openvino
+
+    from detectron2.export.runtimes.openvino import INFO_NAME
+
+    with tempfile.TemporaryDirectory(dir=folder) as onnx_folder:
+        _write_onnx(batched, info, Path(onnx_folder), "model.onnx", opset)
+        converted = openvino.convert_model(str(Path(onnx_folder) / "model.onnx"))
+    converted.set_rt_info(info.to_json(), INFO_NAME)
+    openvino.save_model(converted, str(folder / name), compress_to_fp16=False)
+
+
+_HERE = "detectron2.export.runtimes"
+FORMATS: dict[str, Format] = {
+    "torchscript": Format(
+        (".ts", ".torchscript"), f"{_HERE}.torchscript", (), "", _write_torchscript
+    ),
+    "onnx": Format(
+        (".onnx",), f"{_HERE}.onnx", ("onnx", "onnxscript", "onnxruntime"), "export", _write_onnx
+    ),
+    "openvino": Format(
+        (".xml",),
+        f"{_HERE}.openvino",
+        ("openvino", "onnx", "onnxscript"),
+        "openvino",
+        _write_openvino,
+    ),
+}
+
+
+def format_of_file(path: str | os.PathLike[str]) -> str:
+    """Format of a file by its suffix.
+
+    Raises:
+        ValueError: no format has such files.
+    """
+    suffix = Path(path).suffix.lower()
+    for name, each in FORMATS.items():
+        if suffix in each.suffixes:
+            return name
+    known = ", ".join(f"{each.suffixes[0]} ({name})" for name, each in FORMATS.items())
+    raise ValueError(f"{str(path)!r} has the suffix {suffix!r}; exported files end in {known}.")
+
+
+def require(name: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Raises:
+        ValueError: there is no such format.
+        ImportError: a package is missing; the message says what to install.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"There is no format {name!r}; choose from {', '.join(FORMATS)}.")
+    for package in FORMATS[name].packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f"Format {name!r} needs the package {package!r}: "
+                f'pip install "detectron2[{FORMATS[name].extra}]".'
+            ) from error
+
+
+def write(
+    name: str, batched: BatchedModel, info: ExportInfo, folder: Path, file_name: str, opset: int
+) -> None:
+    """Write the files of a format into an empty folder."""
+    FORMATS[name].write(batched, info, folder, file_name, opset)
+
+
+def move_into_place(folder: Path, output: Path) -> None:
+    """Move all files of a finished export beside each other; the one named `output` comes last."""
+    for path in sorted(folder.iterdir(), key=lambda each: each.name == output.name):
+        _replace(path, output.with_name(path.name))
+
+
+def _replace(source: Path, target: Path) -> None:
+    with open(source, "rb+") as stream:
+        os.fsync(stream.fileno())
+    try:
+        os.replace(source, target)
+    except OSError:  # another file system
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)

@@ -1,0 +1,150 @@
+"""Exported files as predictors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detectron2.data import transforms as T
+from detectron2.data.catalog import Metadata
+from detectron2.export.formats import FORMATS, format_of_file, require
+from detectron2.export.info import ExportInfo
+from detectron2.export.results import as_tensors, results_of_batch
+
+__all__ = ["ExportedModel", "load"]
+
+
+class ExportedModel(nn.Module):
+    """A model in a file, run by the runtime of its format.
+
+    It takes the place of a `DefaultPredictor` (called with one image) and of a model (called
+    with a list of input dictionaries).
+
+    Attributes:
+        path: the file.
+        info: what the file says about itself.
+        metadata: names of the classes.
+        proof: of a file that has just been exported, what it was compared on.
+    """
+
+    metadata: Metadata
+
+    def __init__(self, path: Path, info: ExportInfo, runtime: Any) -> None:
+        super().__init__()
+        self.path = path
+        self.info = info
+        self.metadata = info.metadata()
+        self.runtime = runtime
+        self.proof: list[str] = []
+        self.input_format = info.input_format
+        self.image_format = "BGR"  # of the images that a call takes
+        self.eval()
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Detect in images.
+
+        Args:
+            images: (H, W, 3) uint8 each, in BGR order whatever the model takes; of any size.
+
+        Returns:
+            For each image what `DefaultPredictor` returns, in the frame of that image.
+
+        Raises:
+            ValueError: an image has another shape, or the file takes batches of another size.
+        """
+        return self.forward([self.prepare(image) for image in images])
+
+    def forward(self, inputs: Any) -> Any:
+        """Results of one (H, W, 3) BGR image, or of each of a list of input dictionaries."""
+        if isinstance(inputs, np.ndarray):
+            return self.predict([inputs])[0]
+        images = [each["image"] for each in inputs]
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        wanted = [
+            (int(each.get("height", size[0])), int(each.get("width", size[1])))
+            for each, size in zip(inputs, sizes)
+        ]
+        batch, image_sizes = self.batch(images)
+        outputs = as_tensors(self.info, self.runtime(batch.numpy(), image_sizes.numpy()))
+        return results_of_batch(self.info, outputs, sizes, wanted)
+
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """The file's input for an image, resized as the model was trained to see it.
+
+        Raises:
+            ValueError: the array has another shape.
+        """
+        if getattr(image, "ndim", None) != 3 or image.shape[2] != 3:
+            raise ValueError(
+                "An image is an array of shape (height, width, 3), not "
+                f"{getattr(image, 'shape', type(image).__name__)}."
+            )
+        height, width = image.shape[:2]
+        pixels = image[:, :, ::-1] if self.info.input_format == "RGB" else image
+        if self.info.shortest_edge is not None:
+            shortest = self.info.shortest_edge
+            resize = T.ResizeShortestEdge([shortest, shortest], self.info.longest_edge)
+            pixels = resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return {"image": tensor.float(), "height": height, "width": width}
+
+    def batch(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) float32 images padded to one size, and (N, 2) int64 their sizes.
+
+        Raises:
+            ValueError: the file takes another number of images, or smaller ones.
+        """
+        return batch_of_images(self.info, images)
+
+
+def batch_of_images(info: ExportInfo, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """See `ExportedModel.batch`."""
+    if not images:
+        raise ValueError("There is no image to predict on.")
+    if info.batch is not None and len(images) != info.batch:
+        raise ValueError(
+            f"The file takes batches of {info.batch} images, not {len(images)}; export with "
+            "batch='dynamic' (--batch dynamic) for any number."
+        )
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    height, width = info.image_size or sizes.amax(dim=0).tolist()
+    if bool((sizes > torch.tensor([height, width])).any()):
+        raise ValueError(
+            f"The file takes images of at most {height} x {width} pixels, one has "
+            f"{sizes.amax(dim=0).tolist()}; export without image_size for any size."
+        )
+    batch = torch.zeros(len(images), images[0].shape[0], height, width)
+    for row, image in zip(batch, images):
+        row[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> ExportedModel:
+    """A file that `export` wrote, ready to predict.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no exported file, is incomplete, or of another version.
+        ImportError: its runtime is not installed.
+    """
+    path = Path(path)
+    name = format_of_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    require(name)
+    module = importlib.import_module(FORMATS[name].runtime)
+    try:
+        runtime = module.Runtime(str(path), device)
+    except Exception as error:  # every runtime has its own, and none of them names the file
+        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{str(path)!r} is no complete {name} file ({problem}). Export the model again."
+        ) from error
+    return ExportedModel(path, ExportInfo.from_json(runtime.info, str(path)), runtime)

@@ -1,0 +1,73 @@
+"""From the tensors that an exported file returns to what a model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectron2.export.info import ExportInfo
+from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detectron2.structures import Boxes, Instances, RotatedBoxes
+
+__all__ = ["results_of_batch"]
+
+Size = tuple[int, int]
+
+
+def results_of_batch(
+    info: ExportInfo,
+    outputs: Mapping[str, Tensor],
+    network_sizes: Sequence[Size],
+    wanted_sizes: Sequence[Size],
+) -> list[dict[str, Any]]:
+    """What the model returns for each image of a batch.
+
+    Args:
+        outputs: by `info.outputs`.
+        network_sizes: (height, width) of each image as the file got it.
+        wanted_sizes: (height, width) that the results are wanted for.
+    """
+    return [
+        _result_of_image(info, outputs, index, *sizes)
+        for index, sizes in enumerate(zip(network_sizes, wanted_sizes))
+    ]
+
+
+def _result_of_image(
+    info: ExportInfo, outputs: Mapping[str, Tensor], index: int, size: Size, wanted: Size
+) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if "sem_seg" in outputs:
+        result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"][index], size, *wanted)
+    if "image_index" in outputs:
+        found = detector_postprocess(_instances(info, outputs, index, size), *wanted)
+        result["proposals" if "proposal_boxes" in outputs else "instances"] = found
+    if info.panoptic is not None:
+        result["panoptic_seg"] = combine_semantic_and_instance_outputs(
+            result["instances"], result["sem_seg"].argmax(dim=0), **info.panoptic
+        )
+    return result
+
+
+def _instances(
+    info: ExportInfo, outputs: Mapping[str, Tensor], index: int, size: Size
+) -> Instances:
+    rows = (outputs["image_index"] == index).nonzero()[:, 0]
+    found = Instances(size)
+    for name, value in outputs.items():
+        if name in ("image_index", "sem_seg"):
+            continue
+        chosen: Any = value[rows]
+        if name.endswith("boxes"):
+            chosen = RotatedBoxes(chosen) if info.rotated else Boxes(chosen)
+        found.set(name, chosen)
+    return found
+
+
+def as_tensors(info: ExportInfo, outputs: Sequence[Any]) -> dict[str, Tensor]:
+    """Outputs of a runtime by name."""
+    return {name: torch.as_tensor(value) for name, value in zip(info.outputs, outputs, strict=True)}

@@ -1,0 +1,25 @@
+"""ONNX files, run by onnxruntime."""
+
+import numpy as np
+
+INFO_NAME = "detectron2"
+
+
+class Runtime:
+    """An ONNX file; `device` is "cpu" or "cuda"."""
+
+    def __init__(self, path: str, device: str = "cpu") -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        self.info = self.session.get_modelmeta().custom_metadata_map.get(INFO_NAME, "")
+        self.inputs = [each.name for each in self.session.get_inputs()]
+
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
+        # A graph that does not depend on an input has none of that name.
+        given = {"images": images, "image_sizes": image_sizes}
+        return self.session.run(None, {name: given[name] for name in self.inputs})

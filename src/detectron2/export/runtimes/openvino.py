@@ -1,0 +1,28 @@
+"""OpenVINO IR (a .xml and a .bin file), run by OpenVINO."""
+
+import numpy as np
+
+INFO_NAME = "detectron2"
+
+
+class Runtime:
+    """An IR file; `device` is a name of OpenVINO's, "cpu" among them."""
+
+    def __init__(self, path: str, device: str = "cpu") -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(path))
+        self.info = ""
+        if model.has_rt_info(INFO_NAME):
+            self.info = model.get_rt_info(INFO_NAME).astype(str)
+        # Half precision, the default on some CPUs, would not pass the proof.
+        self.compiled = core.compile_model(
+            model, device.upper(), {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        self.inputs = [each.get_any_name() for each in self.compiled.inputs]
+
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
+        given = {"images": images, "image_sizes": image_sizes}
+        outputs = self.compiled({name: given[name] for name in self.inputs})
+        return [np.array(outputs[port]) for port in self.compiled.outputs]

@@ -1,0 +1,28 @@
+"""TorchScript files, run by PyTorch."""
+
+import warnings
+
+import numpy as np
+import torch
+
+INFO_NAME = "detectron2.json"
+
+
+class Runtime:
+    """A TorchScript file; `device` as PyTorch names it."""
+
+    def __init__(self, path: str, device: str = "cpu") -> None:
+        files = {INFO_NAME: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.module = torch.jit.load(path, map_location=device, _extra_files=files).eval()
+        info = files[INFO_NAME]
+        self.info = info.decode() if isinstance(info, bytes) else info
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
+        outputs = self.module(
+            torch.from_numpy(images).to(self.device), torch.from_numpy(image_sizes).to(self.device)
+        )
+        return [output.cpu().numpy() for output in outputs]

@@ -1,0 +1,211 @@
+"""What a model needs around it while a tracer watches, so that the modules need no tracer.
+
+A tracer records the operations of one run. Whatever Python computed from the size of a tensor
+becomes a constant: `len`, `min`, a comparison. Here the few functions of `detectron2.modeling`
+that do so are replaced for the time of the trace.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detectron2.export._aten_ops import ATEN_OPS
+from detectron2.export._keypoints import heatmaps_to_keypoints_one_by_one
+from detectron2.export._torchvision_ops import torchvision_ops
+from detectron2.ops import dispatch
+from detectron2.structures import Boxes, Instances
+
+__all__ = ["is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
+
+_HEADS = "detectron2.modeling.roi_heads"
+_DENSE = "detectron2.modeling.meta_arch.dense_detector"
+_RPN = "detectron2.modeling.proposal_generator.rpn"
+_PROPOSALS = "detectron2.modeling.proposal_generator.proposal_utils"
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` or `torch.export` is recording."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
+@contextmanager
+def quiet_tracer() -> Iterator[None]:
+    """Silence what tracers say about themselves and about checks of shapes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
+
+
+@contextmanager
+def replaced(names: dict[tuple[str, str], Any]) -> Iterator[None]:
+    """Within this block the global names of modules stand for other objects.
+
+    Args:
+        names: (module, name) to the object.
+    """
+    with ExitStack() as stack:
+        for (module_name, name), value in names.items():
+            module = importlib.import_module(module_name)
+            if name in vars(module):
+                stack.callback(setattr, module, name, vars(module)[name])
+            else:
+                stack.callback(delattr, module, name)
+            setattr(module, name, value)
+        yield
+
+
+def traceable_len(obj: Any) -> Any:
+    """`len` that stays a variable of the graph for tensors, boxes and instances."""
+    if isinstance(obj, Instances):
+        for value in obj.get_fields().values():
+            return traceable_len(value)
+    if isinstance(obj, Tensor):
+        return obj.shape[0]
+    if isinstance(obj, Boxes):
+        return obj.tensor.shape[0]
+    return builtins.len(obj)
+
+
+def _extreme(
+    builtin: Callable[..., Any], of_tensors: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[..., Any]:
+    """`min` or `max` that stays a variable of the graph where a size takes part."""
+
+    def extreme(*args: Any, **kwargs: Any) -> Any:
+        values = list(args[0]) if len(args) == 1 else list(args)
+        if kwargs or not any(isinstance(value, Tensor) for value in values):
+            return builtin(values, **kwargs)
+        result = torch.as_tensor(values[0])
+        for value in values[1:]:
+            result = of_tensors(result, torch.as_tensor(value))
+        return result
+
+    return extreme
+
+
+traceable_min = _extreme(min, torch.minimum)
+traceable_max = _extreme(max, torch.maximum)
+
+
+def keep_best_anchors(
+    anchors: list[Boxes], logits: list[Tensor], deltas: list[Tensor], topk: int
+) -> tuple[list[Any], list[Tensor], list[Tensor]]:
+    """`proposal_utils.keep_best_anchors` that always chooses, however small the level is."""
+    best_anchors, best_logits, best_deltas = [], [], []
+    for boxes, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+        count = traceable_min(topk, level_logits.shape[1])
+        level_logits, index = level_logits.topk(count, dim=1)  # (N, k)
+        rows = index.unsqueeze(-1).expand(-1, -1, level_deltas.shape[-1])
+        best_anchors.append(boxes[index.flatten()])
+        best_logits.append(level_logits)
+        best_deltas.append(level_deltas.gather(1, rows))
+    return best_anchors, best_logits, best_deltas
+
+
+def clip_to_images(boxes: Tensor, image_sizes: Sequence[Sequence[Any]]) -> Tensor:
+    """`proposal_utils._clip_to_images` of sizes that are variables of the graph."""
+    sizes = torch.stack(
+        [torch.stack([torch.as_tensor(side) for side in size]) for size in image_sizes]
+    )
+    limits = sizes.to(boxes).flip(1).repeat(1, 2)  # (N, 4): width, height, width, height
+    return boxes.clamp(min=0).minimum(limits[:, None])
+
+
+def split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) -> list[Tensor]:
+    """`proposal_utils._split_by_image` of unknown numbers of boxes."""
+    return [keep[(images[keep] == index).nonzero()[:, 0]][:topk] for index in range(num_images)]
+
+
+def split_deltas(deltas: Tensor, weights: Sequence[float]) -> tuple[Tensor, ...]:
+    """`box_regression._split_deltas` without a dimension of -1, which no boxes leave open."""
+    boxes = int(deltas.shape[-1]) // len(weights)
+    deltas = deltas.to(torch.promote_types(deltas.dtype, torch.float32))
+    columns = deltas.reshape(*deltas.shape[:-1], boxes, len(weights)).unbind(dim=-1)
+    return tuple(column / weight for column, weight in zip(columns, weights, strict=True))
+
+
+def stacked(tensors: list[Tensor], height: Any, width: Any, pad_value: float) -> Tensor:
+    """`image_list._stacked` without writing into a part of a tensor."""
+    return torch.stack(
+        [
+            F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), value=pad_value)
+            for x in tensors
+        ]
+    )
+
+
+def _openvino_traces() -> bool:
+    """Whether the tracer was started by OpenVINO's converter."""
+    if "openvino" not in sys.modules:
+        return False
+    frame = sys._getframe()
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith("openvino."):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class _Identity:
+    """Stands for an autograd function that only changes gradients."""
+
+    @staticmethod
+    def apply(input: Tensor, *settings: Any) -> Tensor:
+        return input
+
+
+_SUBSTITUTES: dict[tuple[str, str], Any] = {
+    (_DENSE, "len"): traceable_len,
+    (_DENSE, "min"): traceable_min,
+    (_RPN, "len"): traceable_len,
+    (_RPN, "keep_best_anchors"): keep_best_anchors,
+    ("detectron2.modeling.proposal_generator.rrpn", "keep_best_anchors"): keep_best_anchors,
+    (_PROPOSALS, "len"): traceable_len,
+    (_PROPOSALS, "_clip_to_images"): clip_to_images,
+    (_PROPOSALS, "_split_by_image"): split_by_image,
+    ("detectron2.modeling.box_regression", "_split_deltas"): split_deltas,
+    (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
+    (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints"): heatmaps_to_keypoints_one_by_one,
+    ("detectron2.structures.image_list", "max"): traceable_max,
+    ("detectron2.structures.image_list", "_stacked"): stacked,
+    # Sides of images are tensors in a trace, which the check of an op would refuse.
+    ("detectron2.ops.paste_masks", "as_pair"): lambda size, *_, **__: size,
+}
+
+
+@contextmanager
+def traceable_model(
+    substitutes: Mapping[str, Callable[..., Any]] | None = None,
+) -> Iterator[None]:
+    """Within this block a tracer records a graph that holds for other sizes.
+
+    Outside of a trace nothing changes. One trace at a time: names of modules are replaced.
+
+    Args:
+        substitutes: ops of `detectron2.ops` that are recorded as something else than their
+            reference. By default everything is recorded as operations of PyTorch, but where
+            OpenVINO is the one who traces, under the names of torchvision's ops, which it knows.
+    """
+    if not is_traced():
+        yield
+        return
+    if substitutes is None:
+        substitutes = torchvision_ops() if _openvino_traces() else ATEN_OPS
+    with (
+        quiet_tracer(),
+        replaced(_SUBSTITUTES),
+        dispatch.use_implementation("reference"),
+        dispatch.substitute(**substitutes),
+    ):
+        yield

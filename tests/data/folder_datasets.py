@@ -1,0 +1,129 @@
+"""Small datasets on disk, and what two of them have in common."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detectron2.data.datasets.auto import recognize
+from detectron2.data.datasets.auto.shapes import polygon_annotation, rotated_annotation
+from detectron2.data.datasets.convert.content import Content, upright_box
+from detectron2.structures import BoxMode
+
+WIDTH, HEIGHT = 64, 48
+CLASSES = ["zebra", "apple"]  # not sorted: the order has to be carried
+
+
+def draw(path, width=WIDTH, height=HEIGHT, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def box(rng):
+    x, y = rng.uniform(1, 30), rng.uniform(1, 20)
+    w, h = rng.uniform(3, 30), rng.uniform(3, 25)
+    return {"bbox": [x, y, w, h], "bbox_mode": BoxMode.XYWH_ABS}
+
+
+def polygon(rng, parts=1):
+    polygons = []
+    for _ in range(parts):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 7))
+        points = rng.uniform(15, 40, 2) + rng.uniform(4, 8) * np.stack(
+            [np.cos(angles), np.sin(angles)], axis=1
+        )
+        polygons.append(points.reshape(-1).tolist())
+    return polygon_annotation(polygons)
+
+
+def rotated(rng):
+    return rotated_annotation([30 + rng.uniform(-5, 5), 24, rng.uniform(10, 20),
+                               rng.uniform(3, 9), rng.uniform(-179, 179)])  # fmt: skip
+
+
+def pose(rng):
+    points = np.concatenate([rng.uniform(1, 40, (3, 2)), [[2], [1], [0]]], axis=1)
+    points[2] = 0
+    return {**box(rng), "keypoints": points.reshape(-1).tolist()}
+
+
+MAKERS = {
+    "boxes": box,
+    "polygons": polygon,
+    "parts": lambda rng: polygon(rng, parts=2),
+    "rotated": rotated,
+    "keypoints": pose,
+}
+
+
+def make_content(folder, kind, splits=("train", "val"), images=3, seed=0):
+    """A dataset of `images` images per split whose annotations are of one kind."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for split in splits:
+        made[split] = []
+        for number in range(images):
+            path = draw(folder / split / f"{split}_{number}.png", seed=number)
+            # The last image of a split shows nothing.
+            annotations = [
+                {**MAKERS[kind](rng), "category_id": int(rng.integers(len(CLASSES)))}
+                for _ in range(3 if number < images - 1 else 0)
+            ]
+            made[split].append(
+                {"file_name": str(path), "image_id": f"{split}-{number}", "width": WIDTH,
+                 "height": HEIGHT, "annotations": annotations}
+            )  # fmt: skip
+    made[splits[0]][0]["annotations"][0]["category_id"] = 0
+    made[splits[0]][0]["annotations"][1]["category_id"] = 1
+    content = Content(splits=made, classes=list(CLASSES))
+    if kind == "keypoints":
+        content.keypoints, content.flip = ["left_ear", "right_ear", "tail"], [1, 0, 2]
+    return content
+
+
+def comparable(splits, classes, digits=4):
+    """What two datasets have to share, whatever their files are called and sorted like."""
+    return {
+        split: sorted(
+            (
+                Path(record["file_name"]).stem,
+                record["width"],
+                record["height"],
+                sorted(_annotation(a, classes, digits) for a in record["annotations"]),
+            )
+            for record in records
+        )
+        for split, records in splits.items()
+    }
+
+
+def _annotation(annotation, classes, digits):
+    mode = annotation["bbox_mode"]
+    values = annotation["bbox"] if mode == BoxMode.XYWHA_ABS else upright_box(annotation)
+    segmentation = annotation.get("segmentation") or []
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        counts = counts.decode() if isinstance(counts, bytes) else counts
+        segmentation = [json.dumps([list(segmentation["size"]), counts])]
+    return json.dumps(
+        [
+            classes[annotation["category_id"]],
+            [_rounded(value, digits) for value in values],
+            [p if isinstance(p, str) else [_rounded(v, digits) for v in p] for p in segmentation],
+            [_rounded(value, digits) for value in annotation.get("keypoints", [])],
+        ]
+    )
+
+
+def _rounded(value, digits):
+    return round(float(value), digits) + 0.0
+
+
+def read(folder):
+    """`comparable` of a folder."""
+    found = recognize(folder)
+    splits = {split: load() for split, load in found.splits.items()}
+    return comparable(splits, found.classes), found

@@ -1,0 +1,22 @@
+"""Which architecture can be exported to which format: what the tests check and the docs show."""
+
+from small_models import ARCHITECTURES
+
+FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+NO_ROTATED = "no: ONNX has no rotated NMS and ROIAlign"
+EXCEPTIONS = {
+    ("Rotated Faster R-CNN", "onnx"): NO_ROTATED,
+    ("Rotated Faster R-CNN", "openvino"): NO_ROTATED,
+}
+
+
+def supported(architecture, format):
+    """ "yes", or "no: " and the reason."""
+    return EXCEPTIONS.get((architecture, format), "yes")
+
+
+def table():
+    """Markdown for docs/export.md."""
+    rows = [["", *FORMATS], ["---"] * (len(FORMATS) + 1)]
+    rows += [[name, *(supported(name, each) for each in FORMATS)] for name in ARCHITECTURES]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
