@@ -98,8 +98,10 @@ def train(folder, until=STEPS, kill=False):
     logging.disable(logging.CRITICAL)
     os.makedirs(folder, exist_ok=True)
     if "distributed" not in DatasetCatalog.list():
-        images = Path(folder).parent / f"images{comm.get_rank()}"
-        register_dataset(images, "distributed", images=5)
+        for rank in range(comm.get_world_size()):  # one after the other: they write files
+            if rank == comm.get_rank():
+                register_dataset(Path(folder).parent / "images", "distributed", images=5)
+            comm.synchronize()
     cfg = toy_config(folder, "distributed")
     cfg.SOLVER.CHECKPOINT_PERIOD = 2
     cfg.SOLVER.IMS_PER_BATCH = 4  # batch normalization needs two images in each process
