@@ -2,6 +2,8 @@ import logging
 
 import pytest
 
+from detectron2.utils import env
+
 
 @pytest.fixture(autouse=True)
 def loggers_as_before():
@@ -13,3 +15,10 @@ def loggers_as_before():
         logger.setLevel(level)
         logger.propagate = propagate
         logger.handlers = handlers
+
+
+@pytest.fixture
+def process_as_before(monkeypatch):
+    """A program that is run in this process leaves its environment alone."""
+    monkeypatch.setattr(env, "_environment_is_set_up", True)
+    monkeypatch.setenv("PYTHONHASHSEED", "0")

@@ -20,6 +20,7 @@ VERBS = (
     "predict",
     "train",
     "eval",
+    "debug-batch",
     "compare",
     "export",
     "visualize",

@@ -106,7 +106,8 @@ class Noise(ToyTrainer):
 
 
 def losses_of(trainer):
-    return [value for value, _ in trainer.storage.history("total_loss").values()]
+    history = trainer.storage.history("total_loss").values()
+    return [value for value, at in history if at >= trainer.start_iter]
 
 
 def run(cfg, until, resume):
@@ -130,7 +131,7 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(cfg, tmp_path):
     assert losses_of(second) == losses_of(whole)[3:]
     assert torch.equal(second.model.layer.weight, whole.model.layer.weight)
     rates = [
-        [value for value, _ in trainer.storage.history("lr").values()]
+        [v for v, at in trainer.storage.history("lr").values() if at >= trainer.start_iter]
         for trainer in (whole, first, second)
     ]
     assert rates[1] + rates[2] == rates[0]

@@ -21,15 +21,11 @@ from toy_project import (
 from detectron2.data import MetadataCatalog
 from detectron2.engine import default_argument_parser, entry_points, plain_loop
 from detectron2.evaluation.default_evaluators import EVALUATORS
-from detectron2.utils import env
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
-@pytest.fixture(autouse=True)
-def process_as_before(monkeypatch):
-    monkeypatch.setattr(env, "_environment_is_set_up", True)
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
+pytestmark = pytest.mark.usefixtures("process_as_before")
 
 
 @pytest.fixture

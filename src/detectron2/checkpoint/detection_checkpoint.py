@@ -15,6 +15,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import detectron2.utils.comm as comm
+from detectron2.checkpoint._background import (
+    BackgroundWriter,
+    check_sums,
+    remove_unfinished,
+    snapshot,
+    write_through,
+)
 from detectron2.checkpoint._files import (
     CorruptCheckpointError,
     load_torch_file,
@@ -46,9 +53,12 @@ class DetectionCheckpointer(Checkpointer):
     ``.pth`` file.
 
     Attributes:
+        in_background: `save` copies the state and returns, a thread writes the file. Errors are
+            raised by the next `save`, or by `wait`.
         report: what the last `load` loaded and what not; None before.
     """
 
+    in_background: bool = False
     report: LoadReport | None = None
 
     def __init__(
@@ -77,6 +87,8 @@ class DetectionCheckpointer(Checkpointer):
         self.path_manager = PathManager
         self._is_parallel = isinstance(model, DistributedDataParallel)
         self._match_by_suffix = False
+        self._is_resuming = False
+        self._writer = BackgroundWriter()
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -169,6 +181,14 @@ class DetectionCheckpointer(Checkpointer):
         if adapted:
             self.logger.warning("%s", describe(adapted))
         incompatible = super()._load_model(checkpoint)
+        if self._is_resuming and incompatible.incorrect_shapes:
+            name, theirs, ours_shape = incompatible.incorrect_shapes[0]
+            raise ValueError(
+                f"The checkpoint in {self.save_dir!r} is of another model: {name} is "
+                f"{tuple(theirs)} there and {tuple(ours_shape)} here, such as with another number "
+                "of classes. Train in another folder, with the checkpoint as MODEL.WEIGHTS if you "
+                "want its weights, or leave out --resume."
+            )
         _forgive(incompatible.missing_keys, ("pixel_mean", "pixel_std"))
         _forgive(incompatible.unexpected_keys, ("anchor_generator.cell_anchors",))
         return incompatible
@@ -196,13 +216,16 @@ class DetectionCheckpointer(Checkpointer):
 
         Raises:
             CorruptCheckpointError: there are checkpoints, and none can be read.
+            ValueError: the checkpoint is of a model with other shapes.
         """
+        if resume and self.save_to_disk and os.name != "nt":
+            remove_unfinished(self.save_dir)
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
         problems = []
         for candidate in self._newest_first():
             try:
-                extra = self.load(candidate)
+                extra = self._resume_from(candidate)
             except CorruptCheckpointError as error:
                 problems.append(str(error))
                 self.logger.error("%s Trying the one before it.", error)
@@ -214,6 +237,14 @@ class DetectionCheckpointer(Checkpointer):
             f"No checkpoint in {self.save_dir!r} can be read: {' '.join(problems)} Start again "
             "without --resume, or in another folder."
         )
+
+    def _resume_from(self, path: str) -> dict[str, Any]:
+        check_sums(self._local_file(path))
+        self._is_resuming = True
+        try:
+            return self.load(path)
+        finally:
+            self._is_resuming = False
 
     def _newest_first(self) -> Iterator[str]:
         """The last checkpoint, then the others of the training by age."""
@@ -234,7 +265,8 @@ class DetectionCheckpointer(Checkpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write the model, the checkpointables and `kwargs` to ``save_dir/name.pth``.
 
-        The file appears only when it is complete. With a name that ends in ``.safetensors`` only
+        The file appears only when it is complete, and ``last_checkpoint`` names it only then.
+        With a name that ends in ``.safetensors`` only
         the weights and plain values are written, and training does not resume from it.
         """
         if not self.save_dir or not self.save_to_disk:
@@ -251,8 +283,24 @@ class DetectionCheckpointer(Checkpointer):
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
+        self.wait()
+        if self.in_background:
+            copy = snapshot(data)
+            self._writer.start(lambda: self._write_state(target, copy))
+        else:
+            self._write_state(target, data)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._writer.wait()
+
+    def _write_state(self, target: str, data: dict[str, Any]) -> None:
         self._write(target, lambda file: torch.save(data, file))
-        self.tag_last_checkpoint(basename)
+        self.tag_last_checkpoint(os.path.basename(target))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Remember in ``save_dir/last_checkpoint`` which file to resume from."""
@@ -260,11 +308,19 @@ class DetectionCheckpointer(Checkpointer):
         self._write(target, lambda file: file.write(last_filename_basename.encode()))
 
     def _write(self, path: str, write: Any) -> None:
-        if "://" in path:  # another store; its handler decides how
-            with self.path_manager.open(path, "wb") as file:
-                write(file)
-        else:
-            atomic_write_bytes(path, write)
+        try:
+            if "://" in path:  # another store; its handler decides how
+                with self.path_manager.open(path, "wb") as file:
+                    write(file)
+            else:
+                atomic_write_bytes(path, lambda file: write_through(file, write))
+        except OSError as error:
+            raise type(error)(
+                error.errno,
+                f"Checkpoint {path!r} cannot be written ({error.strerror or error}); the one "
+                "before it is whole. Free some space or name another folder, and go on with "
+                "--resume.",
+            ) from error
 
 
 def _split_options(path: str) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from detectron2.cli import (
     benchmark,
     compare,
     dataset,
+    debug_batch,
     doctor,
     evaluate,
     export,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("quickstart", epilog=quickstart.EXAMPLE)(quickstart.quickstart)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("debug-batch", epilog=debug_batch.EXAMPLE)(debug_batch.debug_batch)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("export", epilog=export.EXAMPLE)(export.export)

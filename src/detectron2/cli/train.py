@@ -49,6 +49,13 @@ def train(
     ] = False,
     num_gpus: Annotated[int, typer.Option(min=0, help="GPUs of this machine to use.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best by default.")] = None,
+    auto_scale: Annotated[
+        bool,
+        typer.Option(
+            "--auto-scale",
+            help="Fit learning rate, warm-up and schedule to a changed SOLVER.IMS_PER_BATCH.",
+        ),
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -68,6 +75,7 @@ def train(
             resume=resume,
             num_gpus=num_gpus,
             device=device,
+            auto_scale=auto_scale,
             overrides=overrides or [],
         )
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config.config import CfgNode as CN
+from detectron2.config.training_defaults import TRAINING
 
 __all__ = ["CN"]
 
@@ -396,6 +397,7 @@ _C = CN(
         "DATALOADER": _DATALOADER,
         "SOLVER": _SOLVER,
         "TEST": _TEST,
+        "TRAINING": TRAINING,
         "OUTPUT_DIR": "./output",
         # Negative: every run is different. A seed does not make GPU kernels deterministic.
         "SEED": -1,

@@ -11,6 +11,7 @@ import itertools
 import logging
 import operator
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,8 +49,9 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 from detectron2.data.shared_list import list_container
+from detectron2.data.stream import StreamLoader
 from detectron2.structures import BoxMode
-from detectron2.utils.comm import get_world_size
+from detectron2.utils.comm import get_rank, get_world_size
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import _log_api_usage
 
@@ -262,7 +264,7 @@ def build_batch_data_loader(
         prefetch_factor: batches that each worker loads ahead.
         persistent_workers: keep workers alive between iterations over the loader.
         pin_memory: copy tensors to page-locked memory, from which GPUs copy faster.
-        seed: of the workers; None draws one.
+        seed: of the workers and of what the samples are changed by; None draws one.
         **kwargs: passed to ``torch.utils.data.DataLoader``.
 
     Raises:
@@ -275,13 +277,19 @@ def build_batch_data_loader(
         if sampler is not None:
             raise ValueError("An iterable dataset has its own order; sampler must be None.")
     else:
-        dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
+        dataset = ToIterableDataset(
+            dataset,
+            sampler,
+            # Workers take turns: with these chunks the order does not depend on their number.
+            shard_chunk_size=1 if aspect_ratio_grouping else batch_size,
+            seed=random.getrandbits(31) if seed is None else seed + get_rank(),
+        )
     generator = None
     if seed is not None:
         generator = torch.Generator()
         generator.manual_seed(seed)
     make_loader = functools.partial(
-        torchdata.DataLoader,
+        StreamLoader,
         dataset,
         num_workers=num_workers,
         worker_init_fn=worker_init_reset_seed,

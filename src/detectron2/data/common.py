@@ -8,20 +8,23 @@ import itertools
 import logging
 import pickle
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils import data
 from torch.utils.data.sampler import Sampler
 
 from detectron2.data.quarantine import Quarantine
+from detectron2.data.stream import Place, own_random_numbers
 from detectron2.utils.serialize import PicklableWrapper
 
 __all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
 
 logger = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
 
 
 class MapDataset(data.Dataset):
@@ -65,6 +68,10 @@ class MapDataset(data.Dataset):
     def _fallback_candidates(self) -> set[int]:
         # Made when first needed: most datasets never skip an element.
         return set(range(len(self._dataset)))
+
+    def seed_fallback(self, seed: int) -> None:
+        """Let `seed` alone decide which elements take the place of skipped ones from here on."""
+        self._rng.seed(seed)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -128,8 +135,21 @@ class _MapIterableDataset(data.IterableDataset):
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
 
+    def state_dict(self) -> dict[str, Any]:
+        """State of the wrapped dataset, if it has one."""
+        return self._dataset.state_dict() if hasattr(self._dataset, "state_dict") else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        if hasattr(self._dataset, "load_state_dict"):
+            self._dataset.load_state_dict(state)
+
     def __iter__(self) -> Iterator[Any]:
-        for position, element in enumerate(self._dataset):
+        # Not a generator itself: a loader inside starts its workers here.
+        return self._mapped(enumerate(self._dataset))
+
+    def _mapped(self, elements: Iterator[tuple[int, Any]]) -> Iterator[Any]:
+        for position, element in elements:
             mapped = None
             if self.quarantine is None:
                 mapped = self._map_func(element)
@@ -237,6 +257,7 @@ class ToIterableDataset(data.IterableDataset):
         sampler: Sampler[int] | Iterable[int],
         shard_sampler: bool = True,
         shard_chunk_size: int = 1,
+        seed: int | None = None,
     ) -> None:
         """
         Args:
@@ -246,6 +267,8 @@ class ToIterableDataset(data.IterableDataset):
                 sampler itself differs between workers.
             shard_chunk_size: how many consecutive indices a worker takes at a time. With the
                 batch size here, batches are the same for any number of workers.
+            seed: of the random numbers that elements are changed by; they depend on it and on
+                the position in the sampler only. None leaves the global generators alone.
         """
         if isinstance(dataset, data.IterableDataset):
             raise TypeError("ToIterableDataset wants a dataset with indices, not an iterable one.")
@@ -255,19 +278,29 @@ class ToIterableDataset(data.IterableDataset):
         self.sampler = sampler
         self.shard_sampler = shard_sampler
         self.shard_chunk_size = shard_chunk_size
+        self.seed = seed
+        self.place = Place()
 
     def __iter__(self) -> Iterator[Any]:
-        indices: Iterable[int] = self.sampler
+        numbered = self.place.numbered(self.sampler)
         if self.shard_sampler:
-            indices = _share_of_worker(indices, self.shard_chunk_size)
-        for index in indices:
-            yield self.dataset[index]
+            numbered = _share_of_worker(numbered, self.shard_chunk_size)
+        for position, index in numbered:
+            yield self._element(position, index)
+
+    def _element(self, position: int, index: int) -> Any:
+        if self.seed is None:
+            return self.dataset[index]
+        with own_random_numbers(self.seed, position):
+            if hasattr(self.dataset, "seed_fallback"):
+                self.dataset.seed_fallback(self.seed + position)
+            return self.dataset[index]
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
 
-def _share_of_worker(iterable: Iterable[int], chunk_size: int) -> Iterator[int]:
+def _share_of_worker(iterable: Iterable[_Item], chunk_size: int) -> Iterator[_Item]:
     """Every n-th chunk of an iterable, n being the number of data loading workers."""
     worker = data.get_worker_info()
     if worker is None or worker.num_workers == 1:
@@ -297,13 +330,36 @@ class AspectRatioGroupedDataset(data.IterableDataset):
         self.dataset = dataset
         self.batch_size = batch_size
         self._buckets: list[list[dict[str, Any]]] = [[], []]
+        self._positions: list[list[int]] = [[], []]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place in the stream, if `dataset` is a `StreamLoader`; else nothing is known."""
+        if not hasattr(self.dataset, "state_dict"):
+            return {}
+        return self.dataset.state_dict(sorted(itertools.chain(*self._positions)))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Enter the stream where `state_dict` left it."""
+        if hasattr(self.dataset, "load_state_dict"):
+            self.dataset.load_state_dict(state)
+        self._buckets, self._positions = [[], []], [[], []]
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for element in self.dataset:
-            bucket = self._buckets[0 if element["width"] > element["height"] else 1]
+        # Not a generator itself: a loader inside starts its workers here.
+        return self._batches(enumerate(self.dataset))
+
+    def _batches(
+        self, elements: Iterator[tuple[int, dict[str, Any]]]
+    ) -> Iterator[list[dict[str, Any]]]:
+        position_of = getattr(self.dataset, "position", int)
+        for count, element in elements:
+            kind = 0 if element["width"] > element["height"] else 1
+            bucket, positions = self._buckets[kind], self._positions[kind]
             bucket.append(element)
+            positions.append(position_of(count))
             if len(bucket) == self.batch_size:
                 # Emptied first: whoever stops iterating here leaves no full bucket behind.
                 batch = bucket[:]
                 bucket.clear()
+                positions.clear()
                 yield batch

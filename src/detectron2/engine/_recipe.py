@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,14 +12,55 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from detectron2.config import CfgNode, instantiate
+from detectron2.config.training_defaults import TRAINING
 from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
+from detectron2.engine._step_guard import StepGuard
 
 WRITER_PERIOD = 20
 """Iterations between two log lines, where the config has no key for it."""
 
 
-class YacsRecipe:
+class _Recipe:
+    """Answers that depend on the keys of `TRAINING` alone."""
+
+    training: dict[str, Any]
+    output_dir: str
+
+    def precision(self, device_type: str) -> torch.dtype:
+        """Dtype of mixed precision.
+
+        Raises:
+            ValueError: TRAINING.AMP_DTYPE is no such dtype.
+        """
+        name = self.training["AMP_DTYPE"] or ("bfloat16" if device_type == "cpu" else "float16")
+        if name not in ("float16", "bfloat16"):
+            raise ValueError(f"TRAINING.AMP_DTYPE is {name!r}; use 'float16' or 'bfloat16'.")
+        return getattr(torch, name)
+
+    def guard(self) -> StepGuard | None:
+        options = self.training["GUARD"]
+        if not options["ENABLED"]:
+            return None
+        return StepGuard(self.output_dir, options["WINDOW"], self.config_text())
+
+    def validation_batches(self) -> list[Any]:
+        """Annotated batches for a validation loss.
+
+        Raises:
+            ValueError: the config does not say where they come from.
+        """
+        raise ValueError(
+            "TRAINING.VALIDATION_BATCHES is for YAML configs; with a LazyConfig register "
+            "hooks.ValidationLoss with batches of your own."
+        )
+
+    def config_text(self) -> str:
+        """The config for `detectron2 debug-batch`; empty if it cannot be rebuilt from a text."""
+        return ""
+
+
+class YacsRecipe(_Recipe):
     """Answers from a `CfgNode`."""
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -28,16 +70,25 @@ class YacsRecipe:
         self.max_iter: int = cfg.SOLVER.MAX_ITER
         self.mixed_precision: bool = cfg.SOLVER.AMP.ENABLED
         self.checkpoint_period: int = cfg.SOLVER.CHECKPOINT_PERIOD
-        self.checkpoints_to_keep: int | None = None
+        self.checkpoints_to_keep: int | None
         self.eval_period: int = cfg.TEST.EVAL_PERIOD
         self.writer_period = WRITER_PERIOD
         self.expected_results: list[Any] = cfg.TEST.EXPECTED_RESULTS
-        self.ddp_options: dict[str, Any] = {"broadcast_buffers": False}
+        self.training = _merged(TRAINING, cfg.get("TRAINING", {}))
+        self.checkpoints_to_keep = self.training["CHECKPOINTS_TO_KEEP"] or None
+        self.ddp_options: dict[str, Any] = {
+            "broadcast_buffers": False,
+            "static_graph": self.training["DDP"]["STATIC_GRAPH"],
+            "gradient_as_bucket_view": self.training["DDP"]["BUCKET_VIEW"],
+        }
         self.test_names: list[str] = list(cfg.DATASETS.TEST)
         self.metadata_name: str | None = self.test_names[0] if self.test_names else None
         self.precise_bn_batches: int = (
             cfg.TEST.PRECISE_BN.NUM_ITER if cfg.TEST.PRECISE_BN.ENABLED else 0
         )
+
+    def config_text(self) -> str:
+        return str(self.cfg.dump())
 
     def model(self) -> nn.Module:
         from detectron2.modeling import build_model
@@ -70,6 +121,23 @@ class YacsRecipe:
         folder = os.path.join(self.output_dir, "inference")
         return build_evaluator(dataset_name, output_dir=folder, cfg=self.cfg)
 
+    def validation_batches(self) -> list[Any]:
+        """Annotated batches of the first test dataset, as many as TRAINING says, of one image."""
+        from detectron2.data import (
+            DatasetMapper,
+            build_detection_test_loader,
+            get_detection_dataset_dicts,
+        )
+
+        records = get_detection_dataset_dicts(
+            self.test_names[0], filter_empty=self.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        )
+        options = DatasetMapper.from_config(self.cfg, is_train=True)
+        options["augmentations"] = [self.test_augmentation()]
+        mapper = DatasetMapper(**options)
+        loader = build_detection_test_loader(dataset=records, mapper=mapper)
+        return list(islice(loader, self.training["VALIDATION_BATCHES"]))
+
     def without_loader_workers(self) -> CfgNode:
         cfg = self.cfg.clone()
         cfg.defrost()
@@ -86,7 +154,7 @@ class YacsRecipe:
         return self.cfg.INPUT.FORMAT
 
 
-class LazyRecipe:
+class LazyRecipe(_Recipe):
     """Answers from a LazyConfig: model, dataloader, optimizer, lr_multiplier and train.*."""
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -102,6 +170,7 @@ class LazyRecipe:
         self.expected_results: list[Any] = []
         self.ddp_options: dict[str, Any] = dict(self._train("ddp", {}))
         self.precise_bn_batches = 0
+        self.training = _merged(TRAINING, _try_get_key(cfg, "train", default={}))
         names = _try_get_key(cfg, "dataloader.test.dataset.names", default=[])
         names = [names] if isinstance(names, str) else list(names)
         self.metadata_name: str | None = names[0] if names else None
@@ -155,6 +224,18 @@ class LazyRecipe:
 
     def input_format(self) -> str:
         return str(_try_get_key(self.cfg, "dataloader.test.mapper.image_format", default="BGR"))
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`defaults` with what a config says; keys in upper case, or in lower case (LazyConfig)."""
+    result = {}
+    for key, default in defaults.items():
+        value: Any = given.get(key, given.get(key.lower(), default))
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        if isinstance(default, Mapping):
+            value = _merged(default, value)
+        result[key] = value
+    return result
 
 
 def _name_of_target(options: Any) -> str:

@@ -14,6 +14,21 @@ from detectron2.utils.logger import _log_api_usage
 _LOGGER_NAME = "detectron2.engine.train_loop"
 
 
+class DiagnosedError(Exception):
+    """Training cannot go on; the message says why to a person who wants to train.
+
+    A base class beside a usual one: it is logged without a traceback, which would hide that.
+    """
+
+
+class NotFiniteError(DiagnosedError, FloatingPointError):
+    """Losses or gradients were not finite too often."""
+
+
+class WorkerKilledError(DiagnosedError, RuntimeError):
+    """The system killed a data loading process."""
+
+
 class HookBase:
     """Something that happens around the iterations of a `TrainerBase`.
 
@@ -98,11 +113,14 @@ class TrainerBase:
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                while self.iter < max_iter:
+                while self.iter < self.max_iter:  # a hook may lower it
                     self.before_step()
                     self.run_step()
                     self.after_step()
                     self.iter += 1
+            except (DiagnosedError, OSError) as error:
+                logger.error("Training ends at iteration %d: %s", self.iter, error)
+                raise
             except Exception:
                 logger.exception("Exception during training at iteration %d:", self.iter)
                 raise

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,16 @@ from detectron2.data import transforms as T
 from detectron2.data._image_io import ALL_CHANNELS
 from detectron2.data.quarantine import LIST_FILE, report_list
 from detectron2.engine import hooks
-from detectron2.engine._random_state import random_state, set_random_state
+from detectron2.engine._extra_hooks import (
+    averaging_hook,
+    evaluation_hooks,
+    extra_writers,
+    report_hook,
+)
+from detectron2.engine._interruption import Interruption, TrainingInterrupted
+from detectron2.engine._prepare_model import prepare_model
 from detectron2.engine._recipe import recipe_of
+from detectron2.engine._run_state import RunState, begin_history_anew
 from detectron2.engine._scale_workers import scale_to_workers
 from detectron2.engine._setup import (
     _highlight,
@@ -34,6 +43,7 @@ from detectron2.engine._setup import (
     default_setup,
     default_writers,
 )
+from detectron2.engine._test_dataset import test_dataset
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.inference import speed_up
@@ -197,6 +207,7 @@ class DefaultTrainer(TrainerBase):
         recipe = recipe_of(self.cfg)
 
         model = self.build_model(self.cfg)
+        prepare_model(model, recipe.training)
         optimizer = self.build_optimizer(self.cfg, model)
         data_loader = self.build_train_loader(self.cfg)
         model = create_ddp_model(model, **recipe.ddp_options)
@@ -209,21 +220,27 @@ class DefaultTrainer(TrainerBase):
             recipe.output_dir,
             trainer=weakref.proxy(self),
         )
+        self.checkpointer.in_background = recipe.training["BACKGROUND_CHECKPOINTS"]
         self.start_iter = 0
         self.max_iter = recipe.max_iter
         self._start_time = time.time()
         self._last_eval_results: Any = None
-        self._resumed_random_state: Mapping[str, Any] | None = None
+        self._run_state = RunState()
+        self._interruption = Interruption()
         self.register_hooks(self.build_hooks())
 
     def _build_loop(
         self, model: nn.Module, data_loader: Any, optimizer: torch.optim.Optimizer
     ) -> SimpleTrainer:
-        if not recipe_of(self.cfg).mixed_precision:
-            return SimpleTrainer(model, data_loader, optimizer)
-        on_cpu = next(model.parameters()).device.type == "cpu"
-        precision = torch.bfloat16 if on_cpu else torch.float16
-        return AMPTrainer(model, data_loader, optimizer, precision=precision)
+        recipe = recipe_of(self.cfg)
+        if recipe.mixed_precision:
+            precision = recipe.precision(next(model.parameters()).device.type)
+            loop: SimpleTrainer = AMPTrainer(model, data_loader, optimizer, precision=precision)
+        else:
+            loop = SimpleTrainer(model, data_loader, optimizer)
+        loop.accumulation_steps = recipe.training["ACCUMULATION_STEPS"]
+        loop.guard = recipe.guard()
+        return loop
 
     @property
     def model(self) -> nn.Module:
@@ -264,6 +281,8 @@ class DefaultTrainer(TrainerBase):
         if resume and self.checkpointer.has_checkpoint():
             # The checkpoint holds the last finished iteration.
             self.start_iter = self.iter + 1
+        elif resume:
+            begin_history_anew(recipe_of(self.cfg).output_dir)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Hooks of the training, in the order in which they run.
@@ -271,7 +290,9 @@ class DefaultTrainer(TrainerBase):
         A checkpoint comes before an evaluation, which may fail, and writers come last.
         """
         recipe = recipe_of(self.cfg)
+        self._averaging = averaging_hook(recipe, self.model)
         result: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        result.append(self._averaging)
         if recipe.precise_bn_batches and get_bn_modules(self.model):
             # Without worker processes: it runs rarely, they would hold memory all the time.
             loader = self.build_train_loader(recipe.without_loader_workers())
@@ -287,17 +308,24 @@ class DefaultTrainer(TrainerBase):
                 )
             )
         result.append(hooks.EvalHook(recipe.eval_period, self._test_and_remember))
+        result += evaluation_hooks(self, recipe)
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), recipe.writer_period))
-        return result
+            writers = self.build_writers()
+            result.append(report_hook(self, recipe, writers))
+            result.append(hooks.PeriodicWriter(writers, recipe.writer_period))
+        return [hook for hook in result if hook is not None]
 
     def _test_and_remember(self) -> Any:
-        self._last_eval_results = self.test(self.cfg, self.model)
+        with self._averaging.applied() if self._averaging else nullcontext():
+            self._last_eval_results = self.test(self.cfg, self.model)
+            if self._averaging and self.iter >= self.max_iter:
+                self.checkpointer.save("model_ema.safetensors")
         return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
-        """Writers that get the scalars regularly: log, ``metrics.json``, TensorBoard."""
-        return default_writers(recipe_of(self.cfg).output_dir, self.max_iter)
+        """Writers that get the scalars regularly: log, ``metrics.json``, TensorBoard, others."""
+        recipe = recipe_of(self.cfg)
+        return [*default_writers(recipe.output_dir, self.max_iter), *extra_writers(recipe)]
 
     def train(self) -> Any:  # type: ignore[override]
         """Run the training.
@@ -305,8 +333,14 @@ class DefaultTrainer(TrainerBase):
         Returns:
             The last evaluation's results if TEST.EXPECTED_RESULTS says what to expect, on the
             main process. Results that are worse end the program.
+
+        Raises:
+            SystemExit: SIGTERM, SIGINT, SIGUSR1 or SIGUSR2 came; the last iteration is saved, and
+                the exit code is 85.
+            FloatingPointError: losses or gradients are not finite too often; it says why.
         """
-        super().train(self.start_iter, self.max_iter)
+        with self._interruption.watched():
+            super().train(self.start_iter, self.max_iter)
         expected = recipe_of(self.cfg).expected_results
         if not (len(expected) and comm.is_main_process()):
             return None
@@ -318,12 +352,22 @@ class DefaultTrainer(TrainerBase):
     def before_train(self) -> None:
         """Run every hook's `before_train`, and continue the random numbers after a resume."""
         super().before_train()
-        if self._resumed_random_state is not None:
-            # Starting the loader's workers draws random numbers, which the first part of this
-            # training did long before the checkpoint.
-            _ = self._trainer._data_loader_iter
-            set_random_state(self._resumed_random_state)
-            self._resumed_random_state = None
+        self._run_state.before_train(self)
+
+    def after_step(self) -> None:
+        """Run every hook's `after_step`; after a signal save a checkpoint and end."""
+        recipe = recipe_of(self.cfg)
+        done = self.iter + 1
+        signal_name = "" if done == self.max_iter else self._interruption.agreed(self.iter)
+        is_due = recipe.checkpoint_period > 0 and done % recipe.checkpoint_period == 0
+        if is_due or signal_name or done == self.max_iter:
+            self._run_state.gather(self)
+        super().after_step()
+        if signal_name:
+            if not is_due:
+                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            self.checkpointer.wait()
+            raise TrainingInterrupted(signal_name, self.iter)
 
     def after_train(self) -> None:
         """Wait for the last losses to be recorded, then run every hook's `after_train`."""
@@ -339,20 +383,18 @@ class DefaultTrainer(TrainerBase):
         self._trainer.run_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, hooks, the inner loop (with the optimizer) and the random generators."""
+        """Iteration, hooks, the inner loop (with the optimizer), random generators, scalars."""
         return {
             **super().state_dict(),
             "_trainer": self._trainer.state_dict(),
-            "random_state": random_state(),
+            **self._run_state.state_dict(self),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; one without random generators is fine."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
-        # The generators are those of the main process, which alone writes checkpoints.
-        if comm.is_main_process():
-            self._resumed_random_state = state_dict.get("random_state")
+        self._run_state.load_state_dict(state_dict, self._trainer)
 
     @classmethod
     def build_model(cls, cfg: Any) -> nn.Module:
@@ -408,31 +450,8 @@ class DefaultTrainer(TrainerBase):
         results: OrderedDict[str, Any] = OrderedDict()
         for number, name in enumerate(names):
             evaluator = None if evaluators is None else evaluators[number]
-            results[name] = cls._test_dataset(cfg, model, name, evaluator)
+            results[name] = test_dataset(cls, cfg, model, name, evaluator)
         return next(iter(results.values())) if len(results) == 1 else results
-
-    @classmethod
-    def _test_dataset(cls, cfg: Any, model: nn.Module, name: str, evaluator: Any) -> Any:
-        from detectron2.evaluation import inference_on_dataset, print_csv_format
-
-        loader = cls.build_test_loader(cfg, name)
-        if evaluator is None:
-            try:
-                evaluator = cls.build_evaluator(cfg, name)
-            except NotImplementedError as error:
-                logger.warning("Dataset %s is not evaluated: %s", name, error)
-                return {}
-        results = inference_on_dataset(model, loader, evaluator)
-        if not comm.is_main_process():
-            return results
-        if not isinstance(results, Mapping):
-            raise TypeError(
-                f"The evaluator of {name!r} returned a {type(results).__name__}; it must return "
-                "a dictionary on the main process."
-            )
-        logger.info("Evaluation results for %s in csv format:", name)
-        print_csv_format(results)
-        return results
 
     @staticmethod
     def auto_scale_workers(cfg: Any, num_workers: int) -> Any:

@@ -28,7 +28,7 @@ from detectron2.engine.defaults import (
     default_setup,
 )
 from detectron2.engine.inference import speed_up
-from detectron2.engine.launch import launch
+from detectron2.engine.launch import launch_as_asked
 from detectron2.utils import comm
 
 __all__ = ["evaluate", "invoke_main", "main", "setup", "test_with_TTA", "train"]
@@ -138,11 +138,4 @@ def invoke_main(
 ) -> None:
     """Parse the command line and run `main` in as many processes as it asks for."""
     args = default_argument_parser().parse_args()
-    launch(
-        partial(main, trainer_class=trainer_class, add_config=add_config),
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_as_asked(partial(main, trainer_class=trainer_class, add_config=add_config), args)

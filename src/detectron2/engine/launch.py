@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from detectron2.engine._interruption import EXIT_CODE
+from detectron2.engine._slurm import SlurmPlace, slurm_place
 from detectron2.utils import comm
 
 __all__ = ["DEFAULT_TIMEOUT", "launch"]
@@ -52,7 +54,8 @@ def launch(
 
     Run it on every machine. One process in all calls the function directly. Without GPUs the
     processes share the CPU and talk through gloo. Under torchrun the processes exist already:
-    then the first five arguments are ignored and torchrun's environment counts.
+    then the first five arguments are ignored and torchrun's environment counts. The same holds
+    under srun with several tasks, if the arguments ask for one process.
 
     Args:
         main_func: a function at the top level of a module, so that it can be sent.
@@ -71,18 +74,43 @@ def launch(
         _run_under_torchrun(main_func, args, timeout)
         return
     size = num_machines * num_gpus_per_machine
+    slurm = slurm_place(os.environ)
+    if size <= 1 and slurm is not None:
+        _run_under_slurm(main_func, args, timeout, slurm)
+        return
     if size <= 1:
         main_func(*args)
         return
     _check_gpu_count(num_gpus_per_machine)
     url = _meeting_point(dist_url, num_machines)
     world = _World(size, num_gpus_per_machine, url, timeout)
-    mp.start_processes(
-        _run_worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, tuple(args), world, machine_rank),
-        daemon=False,  # daemons may not start the workers of a data loader
-        start_method="spawn",
+    try:
+        mp.start_processes(
+            _run_worker,
+            nprocs=num_gpus_per_machine,
+            args=(main_func, tuple(args), world, machine_rank),
+            daemon=False,  # daemons may not start the workers of a data loader
+            start_method="spawn",
+        )
+    except mp.ProcessExitedException as error:
+        if error.exit_code == EXIT_CODE:  # all of them saved and ended
+            raise SystemExit(EXIT_CODE) from None
+        raise
+
+
+def launch_as_asked(main_func: Callable[..., Any], args: Any) -> None:
+    """Call ``main_func(args)`` in as many processes as arguments of a training script ask for.
+
+    Args:
+        args: parsed by `detectron2.engine.default_argument_parser`.
+    """
+    launch(
+        main_func,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
     )
 
 
@@ -141,6 +169,20 @@ def _run_under_torchrun(
     _choose_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(backend=_backend(), timeout=timeout)
     _run_in_group(main_func, args, int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _run_under_slurm(
+    main_func: Callable[..., Any], args: Sequence[Any], timeout: timedelta, place: SlurmPlace
+) -> None:
+    _choose_gpu(place.local_rank)
+    dist.init_process_group(
+        backend=_backend(),
+        init_method=place.url,
+        world_size=place.size,
+        rank=place.rank,
+        timeout=timeout,
+    )
+    _run_in_group(main_func, args, place.local_size)
 
 
 def _choose_gpu(local_rank: int) -> None:

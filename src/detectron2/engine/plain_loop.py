@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine.defaults import create_ddp_model, default_argument_parser, default_writers
 from detectron2.engine.entry_points import setup
-from detectron2.engine.launch import launch
+from detectron2.engine.launch import launch_as_asked
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -126,11 +126,4 @@ def main(args: argparse.Namespace) -> Any:
 def invoke_main() -> None:
     """Parse the command line and run `main` in as many processes as it asks for."""
     args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch_as_asked(main, args)

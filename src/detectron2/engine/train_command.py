@@ -15,10 +15,12 @@ import torch
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.detection_checkpoint import LoadReport
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.auto.folder import keypoint_metadata
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
+from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.data_folder import read_data_folder
@@ -56,6 +58,7 @@ class TrainOptions:
     report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
+    auto_scale: bool = False
     overrides: list[str] = field(default_factory=list)
 
 
@@ -68,6 +71,8 @@ def run_train(options: TrainOptions) -> None:
     """
     options = _with_config(options)
     configure(options, say=print)  # says what is wrong before any process is started
+    if options.auto_scale:
+        print("\n".join(_auto_scaled(options)[1]))
     launch(_train, options.num_gpus, dist_url="auto", args=(options,))
 
 
@@ -214,8 +219,26 @@ def _nothing_of(parts: Sequence[str]) -> str:
     return f", and nothing of {' and '.join(parts)}" if parts else ""
 
 
-def _train(options: TrainOptions) -> None:
+def _auto_scaled(options: TrainOptions) -> tuple[Any, list[str]]:
+    """Config for the batch size given, and what the linear rule changed in it.
+
+    Raises:
+        ValueError: it is a LazyConfig.
+    """
     cfg = configure(options)
+    if not isinstance(cfg, CfgNode):
+        raise ValueError("--auto-scale is for YAML configs; change train.* of a LazyConfig.")
+    reference = configure(dataclasses.replace(options, overrides=[]))
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    said = scale_to_batch(cfg, reference)
+    if frozen:
+        cfg.freeze()
+    return cfg, said or ["--auto-scale: the batch size is that of the config; nothing changes."]
+
+
+def _train(options: TrainOptions) -> None:
+    cfg = _auto_scaled(options)[0] if options.auto_scale else configure(options)
     _set_up(cfg, options, eval_only=False)
     edits = edits_of(cfg)
     name = edits.train_dataset()

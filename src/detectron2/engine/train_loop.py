@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from detectron2.engine._batch_parts import BatchParts
 from detectron2.engine._loss_record import record_losses
-from detectron2.engine._trainer_base import HookBase, TrainerBase
+from detectron2.engine._step_guard import StepGuard, gradient_norm
+from detectron2.engine._trainer_base import HookBase, TrainerBase, WorkerKilledError
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
@@ -23,8 +25,13 @@ class SimpleTrainer(TrainerBase):
     """One model, one optimizer, one loader: forward, backward, step.
 
     An iteration is made of small methods: a subclass with two losses, two optimizers or
-    accumulated gradients replaces `fetch_data`, `compute_losses`, `backward` or
-    `optimizer_step` rather than `run_step`.
+    other gradients replaces `fetch_data`, `compute_losses`, `backward` or `optimizer_step`
+    rather than `run_step`.
+
+    Attributes:
+        accumulation_steps: batches whose gradients are averaged for one step.
+        guard: skips steps whose numbers are not finite; None stops at the first. It needs the
+            losses before the step, so with `async_write_metrics` there is none.
     """
 
     def __init__(
@@ -57,6 +64,9 @@ class SimpleTrainer(TrainerBase):
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
         self.async_write_metrics = async_write_metrics
+        self.accumulation_steps = 1
+        self.guard: StepGuard | None = None
+        self._parts = BatchParts()
         self._iterator: Iterator[Any] | None = None
         self._metric_writer: ThreadPoolExecutor | None = None
         self._pending_metrics: Future[None] | None = None
@@ -87,20 +97,35 @@ class SimpleTrainer(TrainerBase):
                 "evaluation forgot to call model.train() at its end."
             )
         start = time.perf_counter()
-        data = self.fetch_data()
+        batches = [self.fetch_data() for _ in range(self.accumulation_steps)]
         data_time = time.perf_counter() - start
-        if self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        loss_dict = self.compute_losses(data)
-        if not self.zero_grad_before_forward:
-            self.optimizer.zero_grad()
-        self.backward(sum(loss_dict.values()))  # type: ignore[arg-type]
+        guard = self._active_guard
+        if guard is not None:
+            guard.before_forward(self.model)
+        try:
+            loss_dict = self._parts.gradients(self, batches)
+        except FloatingPointError as error:  # the model itself noticed
+            # The other processes, if any, wait for this one's gradients.
+            if guard is None or comm.get_world_size() > 1:
+                raise
+            guard.skip(self, batches, error)
+            return
         self.after_backward()
-        self._record_metrics(loss_dict, data_time)
+        try:
+            self._record_metrics(loss_dict, data_time)
+        except FloatingPointError as error:
+            if guard is None:
+                raise
+            guard.skip(self, batches, error)
+            return
         self.optimizer_step()
 
     def fetch_data(self) -> Any:
-        """The next batch."""
+        """The next batch.
+
+        Raises:
+            WorkerKilledError: the system killed a data loading process.
+        """
         try:
             return next(self._data_loader_iter)
         except StopIteration:
@@ -108,6 +133,14 @@ class SimpleTrainer(TrainerBase):
                 f"The data loader ended at iteration {self.iter}; a trainer needs a loader "
                 "without an end, such as one with a TrainingSampler."
             ) from None
+        except RuntimeError as error:
+            if "killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
+                raise
+            raise WorkerKilledError(
+                f"The system killed a data loading process at iteration {self.iter}, most often "
+                "because memory is short; use fewer of them (DATALOADER.NUM_WORKERS) and go on "
+                "with --resume."
+            ) from error
 
     def compute_losses(self, data: Any) -> dict[str, Tensor]:
         """Losses of a batch by name; a model that returns one tensor gives ``total_loss``."""
@@ -150,8 +183,21 @@ class SimpleTrainer(TrainerBase):
         iter: int | None = None,
     ) -> None:
         iteration = self.iter if iter is None else iter
-        if (iteration + 1) % self.gather_metric_period == 0:
+        if (iteration + 1) % self.gather_metric_period != 0:
+            return
+        norm = self._gradient_norm() if self._active_guard is not None else None
+        if norm is None:
             self.write_metrics(loss_dict, data_time, iteration, prefix, self._metric_group)
+        else:
+            record_losses(loss_dict, data_time, iteration, prefix, self._metric_group, norm)
+
+    @property
+    def _active_guard(self) -> StepGuard | None:
+        return None if self.async_write_metrics else self.guard
+
+    def _gradient_norm(self) -> Tensor | None:
+        """Norm of all gradients together; None if it is no matter of the guard."""
+        return gradient_norm(self.model)
 
     @staticmethod
     def write_metrics(
@@ -260,6 +306,10 @@ class AMPTrainer(SimpleTrainer):
     def backward(self, loss: Tensor) -> None:
         """Gradients, multiplied by the scaler's factor so that small ones do not vanish."""
         super().backward(self.grad_scaler.scale(loss))
+
+    def _gradient_norm(self) -> Tensor | None:
+        # Overflows of scaled gradients are usual; the scaler skips those steps itself.
+        return None if self.grad_scaler.is_enabled() else super()._gradient_norm()
 
     def optimizer_step(self) -> None:
         """Step with unscaled gradients, or none if any of them overflowed; adapt the scale."""

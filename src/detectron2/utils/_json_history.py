@@ -11,7 +11,8 @@ def drop_superseded_lines(path: str, start_iter: int) -> None:
     """Remove from a file of JSON lines what a run from iteration `start_iter` writes again.
 
     A last line that a killed process left half written goes too. Lines of a run that starts
-    at 0, and whole lines that are no JSON, are somebody else's and stay.
+    at 0, and whole lines that are no JSON, are somebody else's and stay. A start of -1 is a
+    resumed run that has to begin at 0 once more: what it wrote before goes.
     """
     with open(path, encoding="utf-8") as stream:
         text = stream.read()

@@ -305,7 +305,11 @@ class TensorboardXWriter(EventWriter):
             raise ImportError(
                 "TensorboardXWriter needs the package 'tensorboard': pip install tensorboard."
             ) from error
-        return SummaryWriter(self._log_dir, **self._writer_options)
+        options = dict(self._writer_options)
+        if start := get_event_storage()._start_iter:
+            # What an interrupted run wrote from here on is written again.
+            options.setdefault("purge_step", start)
+        return SummaryWriter(self._log_dir, **options)
 
     def write(self) -> None:
         """Write scalars newer than the last call, and every image and histogram kept so far."""

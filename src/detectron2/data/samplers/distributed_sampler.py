@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,14 @@ class _EndlessSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         yield from itertools.islice(self._infinite_indices(), self._rank, None, self._world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order depends on, for checkpoints."""
+        return {"seed": self._seed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the order of the sampler that `state_dict` was called on."""
+        self._seed = state["seed"]
 
     def _infinite_indices(self) -> Iterator[int]:
         generator = torch.Generator()
@@ -111,6 +119,16 @@ class RandomSubsetTrainingSampler(TrainingSampler):
         if self._size_subset == 0:
             raise ValueError(f"subset_ratio={subset_ratio} of {size} elements leaves none.")
         logger.info("Training on a random subset of %d of %d elements.", self._size_subset, size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed of the order, and the subset."""
+        return {**super().state_dict(), "subset": self._indexes_subset}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the subset and the order."""
+        super().load_state_dict(state)
+        self._indexes_subset = state["subset"]
+        self._size_subset = len(self._indexes_subset)
 
     def _epoch(self, generator: torch.Generator) -> torch.Tensor:
         if self._shuffle:

@@ -1,12 +1,15 @@
 """Hooks for `TrainerBase.register_hooks`."""
 
+from detectron2.engine.hooks.averaging import EMAHook
 from detectron2.engine.hooks.background_evaluation import BackgroundEvalHook
 from detectron2.engine.hooks.callback import CallbackHook
 from detectron2.engine.hooks.checkpoint import BestCheckpointer, PeriodicCheckpointer
 from detectron2.engine.hooks.evaluation import EvalHook, PreciseBN
 from detectron2.engine.hooks.profiling import AutogradProfiler, TorchMemoryStats, TorchProfiler
 from detectron2.engine.hooks.progress import IterationTimer, PeriodicWriter
+from detectron2.engine.hooks.samples import SamplePredictions
 from detectron2.engine.hooks.schedule import LRScheduler
+from detectron2.engine.hooks.validation import EarlyStopping, ValidationLoss
 from detectron2.engine.train_loop import HookBase
 
 __all__ = [
@@ -14,6 +17,8 @@ __all__ = [
     "BackgroundEvalHook",
     "BestCheckpointer",
     "CallbackHook",
+    "EMAHook",
+    "EarlyStopping",
     "EvalHook",
     "HookBase",
     "IterationTimer",
@@ -21,6 +26,8 @@ __all__ = [
     "PeriodicCheckpointer",
     "PeriodicWriter",
     "PreciseBN",
+    "SamplePredictions",
     "TorchMemoryStats",
     "TorchProfiler",
+    "ValidationLoss",
 ]

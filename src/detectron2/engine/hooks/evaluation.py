@@ -10,6 +10,7 @@ from typing import Any
 from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
+from detectron2.engine._random_state import unchanged_random_state
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -44,7 +45,10 @@ class EvalHook(HookBase):
 
     def _do_eval(self) -> None:
         assert self._func is not None
-        results = self._func()
+        # A training that is resumed from the checkpoint before this evaluation skips it, and must
+        # see the same random numbers.
+        with unchanged_random_state():
+            results = self._func()
         for name, value in flat_numbers(results or {}).items():
             self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
         # Evaluation takes the main process longer than the others, which would otherwise
@@ -121,6 +125,18 @@ class PreciseBN(HookBase):
         if self._data_iter is None:
             self._data_iter = iter(self._data_loader)
         # What the model puts while it sees these batches is no part of the training.
-        with EventStorage():
+        with EventStorage(), unchanged_random_state():
             logger.info("Computing batch norm statistics over %d batches ...", self._num_iter)
             update_bn_stats(self._model, islice(self._data_iter, self._num_iter), self._num_iter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where its loader is in the data, if the loader knows."""
+        if self._data_iter is None or not hasattr(self._data_loader, "state_dict"):
+            return {}
+        return {"data_loader": self._data_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        if hasattr(self._data_loader, "load_state_dict"):
+            self._data_loader.load_state_dict(state_dict["data_loader"])
+            self._data_iter = None

@@ -1,0 +1,81 @@
+"""Changes of a model before it is trained, as the keys of TRAINING say."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from detectron2.layers import CNNBlockBase
+
+__all__ = ["freeze_parameters", "prepare_model", "recompute_blocks"]
+
+logger = logging.getLogger(__name__)
+
+
+def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
+    """Change `model` as the options say.
+
+    Raises:
+        ValueError: an option does not fit the model.
+    """
+    if training["FREEZE"]:
+        freeze_parameters(model, list(training["FREEZE"]))
+    if training["CHANNELS_LAST"]:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training["ACTIVATION_CHECKPOINTING"]:
+        recompute_blocks(model)
+
+
+def freeze_parameters(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Exclude parameters whose names begin with one of `prefixes` from the training.
+
+    Raises:
+        ValueError: no name begins with one of them.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            first_parts = sorted({name.split(".")[0] for name in names})
+            raise ValueError(
+                f"TRAINING.FREEZE names {prefix!r}, but no parameter begins like that; the "
+                f"model's parts are {', '.join(first_parts)}."
+            )
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.requires_grad_(False)
+            frozen += 1
+    logger.info("%d of %d parameters are frozen.", frozen, len(names))
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep only the inputs of backbone blocks for the backward pass, and recompute the rest.
+
+    Batch normalization in training mode sees each batch twice, so its averages move faster.
+
+    Raises:
+        ValueError: the model has no such blocks.
+    """
+    count = 0
+    for module in model.modules():
+        # Transformers have a switch of their own.
+        for switch in ("use_act_checkpoint", "use_checkpoint"):
+            if isinstance(getattr(module, switch, None), bool):
+                setattr(module, switch, True)
+                count += 1
+        if isinstance(module, CNNBlockBase) and any(p.requires_grad for p in module.parameters()):
+            module.forward = functools.partial(  # type: ignore[method-assign]
+                checkpoint, module.forward, use_reentrant=False
+            )
+            count += 1
+    if count == 0:
+        raise ValueError(
+            "TRAINING.ACTIVATION_CHECKPOINTING is set, but the model has no blocks that it knows; "
+            "unset it."
+        )

@@ -1,0 +1,53 @@
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import distributed_program
+import pytest
+import torch
+
+from detectron2.engine import launch
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [(e["iteration"], e["total_loss"]) for e in lines if "total_loss" in e]
+
+
+def test_two_processes_train_like_one_and_resume_exactly(tmp_path):
+    launch(
+        distributed_program.everything,
+        2,
+        dist_url="auto",
+        args=(str(tmp_path),),
+        timeout=timedelta(seconds=120),
+    )
+    curves = torch.load(tmp_path / "curves.pth")
+    expected = distributed_program.curve(1)
+    for name, values in curves.items():
+        assert values == pytest.approx(expected, rel=1e-4), name
+    whole = losses(tmp_path / "whole")
+    assert [at for at, _ in whole] == list(range(distributed_program.STEPS))
+    # The end of the first part, at iteration 4, draws no numbers that the whole one does not.
+    assert losses(tmp_path / "interrupted") == whole
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_training_again_and_it_goes_on_exactly(tmp_path):
+    for mode in ("whole", "kill"):
+        subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
+             "--max-restarts=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0",
+             distributed_program.__file__, str(tmp_path / mode), mode],
+            check=True,
+            timeout=300,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+            },
+        )  # fmt: skip
+    assert losses(tmp_path / "kill") == losses(tmp_path / "whole")

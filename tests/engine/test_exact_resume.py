@@ -1,0 +1,112 @@
+"""Trainings that are killed and resumed: the losses are those of one that never stopped."""
+
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import random
+import signal
+import sys
+import time
+
+import pytest
+import resume_program
+
+from detectron2.engine._interruption import EXIT_CODE
+
+
+@pytest.fixture(scope="module")
+def context():
+    # Each training is a fork of a server that has imported everything already.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["resume_program"])
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    multiprocessing.forkserver.ensure_running()
+    os.environ["PYTHONPATH"] = before
+    return context
+
+
+@pytest.fixture
+def start(context, tmp_path):
+    folder, images = tmp_path / "run", tmp_path / "images"
+    folder.mkdir()
+
+    def start_process(folder=folder, **options):
+        folder.mkdir(exist_ok=True)
+        arguments = (str(folder), images, options)
+        process = context.Process(target=resume_program.train, args=arguments)
+        process.start()
+        return process
+
+    return start_process
+
+
+@pytest.fixture
+def whole(start, tmp_path):
+    """Losses, and seconds, of a training without interruption."""
+    begin = time.perf_counter()
+    process = start(folder=tmp_path / "whole")
+    process.join()
+    assert process.exitcode == 0
+    return resume_program.losses(tmp_path / "whole"), time.perf_counter() - begin
+
+
+def wait_for(path, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def kill_and_resume(start, tmp_path, whole, kills, seed):
+    expected, seconds = whole
+    choose = random.Random(seed)
+    for number in range(kills):
+        in_write = choose.choice([0, 0, choose.randrange(1, 9)])
+        process = start(die_in_write=in_write, workers=choose.choice([0, 2]))
+        process.join(timeout=choose.uniform(0.1, seconds))
+        process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL, number
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    folder = tmp_path / "run"
+    assert resume_program.losses(folder) == expected
+    rest = {"last_checkpoint", "metrics.json", "stdout.txt", "model_final.pth"}
+    assert set(os.listdir(folder)) == rest | {"model_0000035.pth", "model_0000038.pth"}
+    starts = (folder / "stdout.txt").read_text().split()[1::2]
+    assert [int(number) for number in starts] == sorted(map(int, starts))
+
+
+def test_a_killed_training_goes_on_exactly(start, tmp_path, whole):
+    assert [at for at, _ in whole[0]] == list(range(resume_program.ITERATIONS))
+    # The fourth file: of the second checkpoint, last_checkpoint is still the first.
+    process = start(die_in_write=3)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000002.pth"
+    kill_and_resume(start, tmp_path, whole, kills=2, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_training_goes_on_exactly_however_often_it_is_killed(start, tmp_path, whole, seed):
+    kill_and_resume(start, tmp_path, whole, kills=10, seed=seed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_convention_a_signal_saves_and_exits_with_85(start, tmp_path, whole, number):
+    process = start()
+    wait_for(tmp_path / "run" / "last_checkpoint", process)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == EXIT_CODE == 85
+    done = resume_program.losses(tmp_path / "run")
+    assert 0 < len(done) < resume_program.ITERATIONS
+    assert done == whole[0][: len(done)]
+    process = start()
+    process.join()
+    assert (tmp_path / "run" / "stdout.txt").read_text().split()[-1] == str(len(done))
+    assert resume_program.losses(tmp_path / "run") == whole[0]
