@@ -5,7 +5,7 @@ import os
 # cores already, and threads that share a core wait for one another, which made tests five times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 from detectron2.utils import env
 
