@@ -2,7 +2,7 @@ import logging
 import os
 
 # Before PyTorch is imported, here and in every process that a test starts: pytest's workers use all
-# cores already, and threads that share a core wait for one another, which made tests five times slower.
+# cores already, and threads that share a core wait for one another: tests were five times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
