@@ -134,7 +134,10 @@ def test_policy_fail_ends_before_the_first_iteration(folder, register, tmp_path)
 
 
 def test_the_summary_at_the_end_names_the_samples(folder, register, tmp_path, caplog):
-    name = register("broken_shapes", folder / "broken.json")
+    dataset = coco_dataset(folder / "broken.json", folder / "train")
+    content = cleaned_content(dataset.load(), check(dataset).problems, "skip")
+    (tmp_path / "cleaned.json").write_text(json.dumps(content))
+    name = register("cleaned_shapes", tmp_path / "cleaned.json")
     trainer = DefaultTrainer(config(name, tmp_path, iterations=1))
     Quarantine(IMAGES, list_file=tmp_path / LIST_FILE)._take(
         7, {"file_name": "seven.png"}, OSError("It is gone.")

@@ -17,6 +17,7 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets.drawn_shapes import register_drawn_shapes, write_drawn_shapes
 from detectron2.data.mixing import CopyPaste, MixUp, Mosaic, Sample, SampleAugmentation
 from detectron2.structures import BoxMode
+from detectron2.utils.env import seed_all_rng
 
 SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=np.float64)
 
@@ -173,7 +174,7 @@ def config(name, **options):
 
 
 def batches(cfg, count=6, seed=5):
-    np.random.seed(seed)
+    seed_all_rng(seed)
     loader = build_detection_train_loader(cfg, sampler=torch.utils.data.SequentialSampler(range(8)))
     return [sample for _, batch in zip(range(count), iter(loader)) for sample in batch]
 

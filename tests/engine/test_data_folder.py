@@ -28,11 +28,17 @@ def make(tmp_path):
         write_content(content, tmp_path / "data", to, overwrite=True)
         return tmp_path / "data"
 
+    forget("data_train", "data_val")  # other tests of this process call their folders so too
     known = set(DatasetCatalog.list())
     yield write
-    for name in set(DatasetCatalog.list()) - known:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    forget(*set(DatasetCatalog.list()) - known)
+
+
+def forget(*names):
+    for name in names:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            if name in catalog.list():
+                catalog.remove(name)
 
 
 def configured(folder, config, **options):

@@ -2,6 +2,7 @@ import gc
 import json
 import logging
 import os
+import time
 import weakref
 
 import numpy as np
@@ -201,6 +202,10 @@ def test_a_trainer_is_freed_without_the_garbage_collector(cfg):
     try:
         del trainer
         assert alive() is None
+        # A thread of the trainer may be about to end, and lets go of the model when it does.
+        deadline = time.monotonic() + 10
+        while model() is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert model() is None
     finally:
         gc.enable()
