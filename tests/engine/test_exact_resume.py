@@ -26,29 +26,31 @@ def context():
     return context
 
 
+def start_process(context, folder, images, options):
+    folder.mkdir(exist_ok=True)
+    arguments = (str(folder), images, options)
+    process = context.Process(target=resume_program.train, args=arguments)
+    process.start()
+    return process
+
+
 @pytest.fixture
 def start(context, tmp_path):
-    folder, images = tmp_path / "run", tmp_path / "images"
-    folder.mkdir()
+    def start_here(**options):
+        return start_process(context, tmp_path / "run", tmp_path / "images", options)
 
-    def start_process(folder=folder, **options):
-        folder.mkdir(exist_ok=True)
-        arguments = (str(folder), images, options)
-        process = context.Process(target=resume_program.train, args=arguments)
-        process.start()
-        return process
-
-    return start_process
+    return start_here
 
 
-@pytest.fixture
-def whole(start, tmp_path):
+@pytest.fixture(scope="module")
+def whole(context, tmp_path_factory):
     """Losses, and seconds, of a training without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
     begin = time.perf_counter()
-    process = start(folder=tmp_path / "whole")
+    process = start_process(context, folder, folder / "images", {})
     process.join()
     assert process.exitcode == 0
-    return resume_program.losses(tmp_path / "whole"), time.perf_counter() - begin
+    return resume_program.losses(folder), time.perf_counter() - begin
 
 
 def wait_for(path, process, seconds=60):
@@ -87,7 +89,7 @@ def test_a_killed_training_goes_on_exactly(start, tmp_path, whole):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000002.pth"
-    kill_and_resume(start, tmp_path, whole, kills=2, seed=1)
+    kill_and_resume(start, tmp_path, whole, kills=1, seed=1)
 
 
 @pytest.mark.slow
@@ -96,7 +98,9 @@ def test_a_training_goes_on_exactly_however_often_it_is_killed(start, tmp_path, 
     kill_and_resume(start, tmp_path, whole, kills=10, seed=seed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_convention_a_signal_saves_and_exits_with_85(start, tmp_path, whole, number):
     process = start()
     wait_for(tmp_path / "run" / "last_checkpoint", process)
