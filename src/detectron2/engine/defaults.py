@@ -400,7 +400,7 @@ class DefaultTrainer(TrainerBase):
     def build_model(cls, cfg: Any) -> nn.Module:
         """The model, on its device."""
         model = recipe_of(cfg).model()
-        logger.info("Model:\n%s", model)
+        logger.info("Model:\n%s", str(model))  # a record must not keep the model
         return model
 
     @classmethod
