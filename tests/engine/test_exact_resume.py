@@ -98,8 +98,9 @@ def test_a_training_goes_on_exactly_however_often_it_is_killed(start, tmp_path, 
     kill_and_resume(start, tmp_path, whole, kills=10, seed=seed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_convention_a_signal_saves_and_exits_with_85(start, tmp_path, whole, number):
     process = start()
     wait_for(tmp_path / "run" / "last_checkpoint", process)
