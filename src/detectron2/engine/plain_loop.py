@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> Any:
     """Train, or evaluate with ``--eval-only``, in this process."""
     cfg = setup(args)
     model = build_model(cfg)
-    logger.info("Model:\n%s", model)
+    logger.info("Model:\n%s", str(model))
     if args.eval_only:
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
