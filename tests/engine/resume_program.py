@@ -2,11 +2,15 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import time
+from pathlib import Path
 
 import torch
+import torch._dynamo  # the first optimizer imports it, which takes longer than the training
 from toy_project import ToyTrainer, register_dataset, toy_config
 
 from detectron2.checkpoint import detection_checkpoint
@@ -16,7 +20,7 @@ from detectron2.engine import hooks, launch
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
 
-ITERATIONS = 40
+ITERATIONS = 24
 
 
 class Trainer(ToyTrainer):
@@ -29,7 +33,9 @@ class Trainer(ToyTrainer):
             augmentations=[RandomBrightness(0.5, 1.5), RandomFlip()],
             image_format="BGR",
         )
-        return build_detection_train_loader(cfg, mapper=Oriented(mapper))
+        return build_detection_train_loader(
+            cfg, mapper=Oriented(mapper, cfg.OUTPUT_DIR + ".loaders")
+        )
 
     def build_writers(self):
         return [JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), window_size=1)]
@@ -40,14 +46,31 @@ class Trainer(ToyTrainer):
         return result
 
 
+class WaitForSignal(hooks.HookBase):
+    """Holds the training in an iteration until a signal comes."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_step(self):
+        if self.trainer.iter != self.iteration:
+            return
+        Path(self.trainer.cfg.OUTPUT_DIR, "waiting").touch()
+        while not self.trainer._interruption.signal_name:
+            time.sleep(0.002)
+
+
 class Oriented:
     """Every third picture is said to be a portrait, so that batches are grouped."""
 
-    def __init__(self, mapper):
+    def __init__(self, mapper, list_of_processes):
         self.mapper = mapper
+        self.list_of_processes = list_of_processes
 
     def __call__(self, record):
         mapped = self.mapper(record)
+        with open(self.list_of_processes, "a") as stream:
+            stream.write(f"{os.getpid()}\n")
         if record["image_id"] % 3 == 0:
             mapped["width"], mapped["height"] = mapped["height"], mapped["width"]
         return mapped
@@ -57,7 +80,7 @@ def config(folder, images, workers=2):
     cfg = toy_config(folder, "resumed")
     cfg.DATALOADER.NUM_WORKERS = workers
     cfg.SOLVER.MAX_ITER = ITERATIONS
-    cfg.SOLVER.STEPS = (30,)
+    cfg.SOLVER.STEPS = (18,)
     cfg.SOLVER.CHECKPOINT_PERIOD = 3
     cfg.TRAINING.CHECKPOINTS_TO_KEEP = 2
     cfg.TEST.EVAL_PERIOD = 7
@@ -87,6 +110,7 @@ def run(folder, images, options):
         die_in_write(options["die_in_write"])
     seed_all_rng(3)
     trainer = Trainer(config(folder, images, options.get("workers", 2)))
+    trainer.register_hooks([WaitForSignal(options.get("wait_for_signal", -1))])
     trainer.resume_or_load(resume=True)
     print("started", trainer.start_iter, flush=True)
     trainer.train()
@@ -95,8 +119,14 @@ def run(folder, images, options):
 def train(folder, images, options):
     """Entry point of a process; its exit code is that of a program."""
     logging.disable(logging.CRITICAL)
+    # Loaders start their workers as in a program of its own, not by another fork server.
+    multiprocessing.set_start_method(options.get("start_method"), force=True)
     sys.stdout = open(os.path.join(folder, "stdout.txt"), "a")  # noqa: SIM115
     launch(run, 1, args=(folder, images, options))
+
+
+def nothing():
+    """Entry point of a process that shows that the fork server is ready."""
 
 
 def losses(folder):

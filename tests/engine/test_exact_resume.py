@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -23,6 +24,9 @@ def context():
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     multiprocessing.forkserver.ensure_running()
     os.environ["PYTHONPATH"] = before
+    process = context.Process(target=resume_program.nothing)
+    process.start()
+    process.join()
     return context
 
 
@@ -59,27 +63,38 @@ def wait_for(path, process, seconds=60):
         time.sleep(0.002)
 
 
-def kill_and_resume(start, tmp_path, whole, kills, seed):
+def check_whole(folder, expected):
+    assert resume_program.losses(folder) == expected
+    rest = {"last_checkpoint", "metrics.json", "stdout.txt", "model_final.pth"}
+    assert set(os.listdir(folder)) - {"waiting"} == rest | {
+        "model_0000020.pth",
+        "model_0000023.pth",
+    }
+    starts = (folder / "stdout.txt").read_text().split()[1::2]
+    assert [int(number) for number in starts] == sorted(map(int, starts))
+
+
+def kill_and_resume(start, folder, whole, kills, seed):
+    """Kill trainings in one folder, and begin anew in an empty one when one is complete."""
     expected, seconds = whole
     choose = random.Random(seed)
-    for number in range(kills):
+    done = 0
+    while done < kills:
         in_write = choose.choice([0, 0, choose.randrange(1, 9)])
         process = start(die_in_write=in_write, workers=choose.choice([0, 2]))
         process.join(timeout=choose.uniform(0.1, seconds))
         process.kill()
         process.join()
         if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL, number
+            check_whole(folder, expected)
+            shutil.rmtree(folder)
+            continue
+        assert process.exitcode == -signal.SIGKILL, done
+        done += 1
     process = start()
     process.join()
     assert process.exitcode == 0
-    folder = tmp_path / "run"
-    assert resume_program.losses(folder) == expected
-    rest = {"last_checkpoint", "metrics.json", "stdout.txt", "model_final.pth"}
-    assert set(os.listdir(folder)) == rest | {"model_0000035.pth", "model_0000038.pth"}
-    starts = (folder / "stdout.txt").read_text().split()[1::2]
-    assert [int(number) for number in starts] == sorted(map(int, starts))
+    check_whole(folder, expected)
 
 
 def test_a_killed_training_goes_on_exactly(start, tmp_path, whole):
@@ -89,28 +104,50 @@ def test_a_killed_training_goes_on_exactly(start, tmp_path, whole):
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000002.pth"
-    kill_and_resume(start, tmp_path, whole, kills=1, seed=1)
+    kill_and_resume(start, tmp_path / "run", whole, kills=1, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_training_goes_on_exactly_however_often_it_is_killed(start, tmp_path, whole, seed):
-    kill_and_resume(start, tmp_path, whole, kills=10, seed=seed)
+    kill_and_resume(start, tmp_path / "run", whole, kills=10, seed=seed)
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
 )
 def test_convention_a_signal_saves_and_exits_with_85(start, tmp_path, whole, number):
-    process = start()
-    wait_for(tmp_path / "run" / "last_checkpoint", process)
+    process = start(wait_for_signal=10)
+    wait_for(tmp_path / "run" / "waiting", process)
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == EXIT_CODE == 85
     done = resume_program.losses(tmp_path / "run")
-    assert 0 < len(done) < resume_program.ITERATIONS
-    assert done == whole[0][: len(done)]
+    assert done == whole[0][:11]
     process = start()
     process.join()
     assert (tmp_path / "run" / "stdout.txt").read_text().split()[-1] == str(len(done))
     assert resume_program.losses(tmp_path / "run") == whole[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_loader_processes_of_a_killed_training_end_too(start, tmp_path, method):
+    process = start(wait_for_signal=10, start_method=method)
+    wait_for(tmp_path / "run" / "waiting", process)
+    loaders = set((tmp_path / "run.loaders").read_text().split())
+    assert len(loaders) == 2
+    process.kill()
+    process.join()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(is_running(loader) for loader in loaders):
+        time.sleep(0.1)
+    assert not any(is_running(loader) for loader in loaders)
+
+
+def is_running(process_id):
+    try:
+        with open(f"/proc/{process_id}/stat") as stream:
+            return stream.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False

@@ -23,6 +23,7 @@ def collective_calls():
         "world_size": comm.get_world_size(),
         "local": [comm.get_local_rank(), comm.get_local_size()],
         "main": comm.is_main_process(),
+        "start_method": torch.multiprocessing.get_start_method(),
         "all_gather": comm.all_gather({"rank": rank}),
         "gather": comm.gather(rank, dst=1),
         "local_gather": comm.all_gather(rank, group=comm.get_local_process_group()),
@@ -107,6 +108,7 @@ def test_two_processes_see_each_other_and_train_together(tmp_path):
     launch(everything, 2, dist_url="auto", args=(str(tmp_path),), timeout=timedelta(seconds=120))
     first, second = read_ranks(tmp_path)
     check_two_processes(first, second)
+    assert first["start_method"] == torch.multiprocessing.get_start_method() != "spawn"
     for key in ("training", "asynchronous"):
         # The mean of the gradients 1 and 2, three times.
         assert first[key]["weight"] == second[key]["weight"] == pytest.approx(1 - 3 * 0.1 * 1.5)

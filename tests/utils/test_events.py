@@ -236,3 +236,20 @@ def test_loops_without_times_get_an_estimate_from_the_clock(printed, monkeypatch
     assert "eta" not in printed.messages[0]
     assert " eta: 0:00:14  iter: 2" in printed.messages[1]
     assert "eta" not in printed.messages[2]
+
+
+def write_total_losses(path, start_iter, losses):
+    writer = JSONWriter(str(path), window_size=1)
+    with EventStorage(start_iter) as storage:
+        for iteration, loss in losses.items():
+            storage.put_scalar("total_loss", loss, cur_iter=iteration)
+            writer.write()
+    writer.close()
+    return [json.loads(line)["iteration"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("written", [(0, 1), (0,)])
+def test_what_a_resumed_run_knows_of_the_last_iteration_is_written_once(tmp_path, written):
+    path = tmp_path / "metrics.json"
+    write_total_losses(path, 0, dict.fromkeys(written, 1.0))
+    assert write_total_losses(path, 2, {1: 1.0, 2: 0.5}) == [0, 1, 2]

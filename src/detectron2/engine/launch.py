@@ -39,6 +39,7 @@ class _World:
     workers_per_machine: int
     dist_url: str
     timeout: timedelta
+    start_method: str | None
 
 
 def launch(
@@ -83,7 +84,8 @@ def launch(
         return
     _check_gpu_count(num_gpus_per_machine)
     url = _meeting_point(dist_url, num_machines)
-    world = _World(size, num_gpus_per_machine, url, timeout)
+    method = mp.get_start_method(allow_none=True)
+    world = _World(size, num_gpus_per_machine, url, timeout, method)
     try:
         mp.start_processes(
             _run_worker,
@@ -147,6 +149,9 @@ def _run_worker(
     world: _World,
     machine_rank: int,
 ) -> None:
+    # Loaders start their workers as a single process would. Otherwise they do it as this process
+    # was started, and each worker imports everything again: seconds per worker.
+    mp.set_start_method(world.start_method, force=True)
     rank = machine_rank * world.workers_per_machine + local_rank
     _choose_gpu(local_rank)
     try:

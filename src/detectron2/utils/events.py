@@ -255,13 +255,13 @@ class JSONWriter(EventWriter):
     def write(self) -> None:
         """Append the scalars that are newer than the last written iteration."""
         storage = get_event_storage()
+        if self._stream is None:
+            self._stream = self._take_over(storage._start_iter)
         lines: defaultdict[int, dict[str, float]] = defaultdict(dict)
         for name, value, iteration in _newer_than(self._last_write, storage, self._window_size):
             lines[iteration][name] = value
         if not lines:
             return
-        if self._stream is None:
-            self._stream = self._take_over(storage._start_iter)
         for iteration in sorted(lines):
             entry = {**lines[iteration], "iteration": iteration}
             self._stream.write(json.dumps(entry, sort_keys=True) + "\n")
@@ -272,7 +272,9 @@ class JSONWriter(EventWriter):
 
     def _take_over(self, start_iter: int) -> IO[str]:
         if "://" not in self._path and os.path.isfile(self._path):
-            drop_superseded_lines(self._path, start_iter)
+            newest = drop_superseded_lines(self._path, start_iter)
+            # A resumed run knows the scalars of the iteration before it, which may be written.
+            self._last_write = max(self._last_write, newest) if start_iter > 0 else -1
         return PathManager.open(self._path, "a")
 
     def close(self) -> None:
@@ -314,7 +316,9 @@ class TensorboardXWriter(EventWriter):
     def write(self) -> None:
         """Write scalars newer than the last call, and every image and histogram kept so far."""
         storage = get_event_storage()
-        scalars = _newer_than(self._last_write, storage, self._window_size)
+        # What a resumed run knows of earlier iterations was written by the run before it.
+        written = max(self._last_write, storage._start_iter - 1)
+        scalars = _newer_than(written, storage, self._window_size)
         for name, value, iteration in scalars:
             self._writer.add_scalar(name, value, iteration)
         if scalars:

@@ -35,7 +35,7 @@ class CSVWriter(EventWriter):
         storage = get_event_storage()
         if self._rows is None:
             self._rows = self._read(storage._start_iter)
-            self._last_write = storage._start_iter - 1
+            self._last_write = max(self._rows, default=-1)
         scalars = _newer_than(self._last_write, storage, self._window_size)
         for name, value, iteration in scalars:
             self._rows.setdefault(iteration, {"iteration": iteration})[name] = value
@@ -69,7 +69,10 @@ class _ServiceWriter(EventWriter):
 
     def write(self) -> None:
         """Send scalars newer than the last call."""
-        scalars = _newer_than(self._last_write, get_event_storage(), self._window_size)
+        storage = get_event_storage()
+        # What a resumed run knows of earlier iterations was sent by the run before it.
+        last = max(self._last_write, storage._start_iter - 1)
+        scalars = _newer_than(last, storage, self._window_size)
         for iteration, values in _by_iteration(scalars).items():
             self._send(values, iteration)
             self._last_write = iteration

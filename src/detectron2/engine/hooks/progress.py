@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 
 from detectron2.engine.train_loop import HookBase
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventWriter, JSONWriter
+from detectron2.utils.writers import CSVWriter
 
 __all__ = ["IterationTimer", "PeriodicWriter"]
 
@@ -91,6 +92,15 @@ class PeriodicWriter(HookBase):
     def _write(self) -> None:
         for writer in self._writers:
             writer.write()
+
+    def before_step(self) -> None:
+        at = self.trainer.iter
+        if at == self.trainer.start_iter > 0 and at % self._period == 0:
+            # A run that was killed between a checkpoint and this write has left a gap. These two
+            # see in their files whether it did.
+            for writer in self._writers:
+                if isinstance(writer, (JSONWriter, CSVWriter)):
+                    writer.write()
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
