@@ -39,3 +39,9 @@ def dtype(request) -> torch.dtype:
 def memory(request) -> str:
     """Memory layout of feature maps; see `ops_contract.laid_out`."""
     return request.param
+
+
+# The dearest cases: `memory` above has shown both layouts to the interpreter.
+@pytest.fixture(params=MEMORIES[-1:] if KERNEL.is_interpreted else MEMORIES)
+def memory_of_odd_boxes(request) -> str:
+    return request.param

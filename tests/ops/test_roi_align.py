@@ -105,7 +105,7 @@ def test_matches_reference_for_any_number_of_channels(kernel, channels, memory):
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_odd_boxes_match_reference(kernel, ratio, aligned, memory):
+def test_odd_boxes_match_reference(kernel, ratio, aligned, memory_of_odd_boxes):
     boxes = [
         [0, 0, 0, 0],  # no area
         [10, 10, 10, 20],  # no width
@@ -118,7 +118,7 @@ def test_odd_boxes_match_reference(kernel, ratio, aligned, memory):
         [0, 0, 32, 24],  # all of the map
         [0, 10, 32, 10.5],  # a bin far wider than high
     ]
-    features = random_map((1, 3, 6, 8), kernel, memory)
+    features = random_map((1, 3, 6, 8), kernel, memory_of_odd_boxes)
     rois = with_images(torch.tensor(boxes, device=kernel.device, dtype=torch.float32), 1)
     op = partial(
         roi_align, output_size=(3, 2), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned
@@ -271,7 +271,7 @@ def test_gradient_is_right_twice(kernel):
 def test_torch_op_is_registered_correctly(kernel, memory_format):
     first, second = pyramid(kernel)[:2]
     first = first.detach().contiguous(memory_format=memory_format).requires_grad_(True)
-    rois = with_images(random_boxes(3, device=kernel.device), 2)
+    rois = with_images(random_boxes(3, 24, device=kernel.device), 2)
     levels = torch.tensor([1, 0, 0], device=kernel.device)
     ops = torch.ops.detectron2
     with kernel.active():
