@@ -41,7 +41,12 @@ def memory(request) -> str:
     return request.param
 
 
-# The dearest cases: `memory` above has shown both layouts to the interpreter.
+# The dearest cases: other tests have shown both layouts and alignments to the interpreter.
 @pytest.fixture(params=MEMORIES[-1:] if KERNEL.is_interpreted else MEMORIES)
 def memory_of_odd_boxes(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[True] if KERNEL.is_interpreted else [True, False])
+def aligned_of_odd_boxes(request) -> bool:
     return request.param

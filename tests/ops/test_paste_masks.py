@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from ops_contract import generator, random_boxes
@@ -119,3 +120,10 @@ def test_wrong_arguments_are_named():
         paste_masks(masks > 0, boxes, (8, 8))
     with pytest.raises(ValueError, match=r"image_size is \(8, -1\)"):
         paste_masks(masks, boxes, (8, -1))
+
+
+def test_sizes_may_be_integers_of_numpy():
+    masks, boxes = torch.ones(1, 4, 4), torch.tensor([[1.0, 1, 5, 5]])
+    pasted = paste_masks(masks, boxes, (np.int64(6), np.int32(7)))
+    assert pasted.shape == (1, 6, 7)
+    assert torch.equal(pasted, paste_masks(masks, boxes, (6, 7)))

@@ -23,6 +23,7 @@ from detectron2.engine.hooks import (
 )
 from detectron2.engine.inference import optimize_for_inference
 from detectron2.engine.launch import DEFAULT_TIMEOUT, launch
+from detectron2.engine.slicing import SlicedPredictor
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "PeriodicWriter",
     "PreciseBN",
     "SimpleTrainer",
+    "SlicedPredictor",
     "TorchMemoryStats",
     "TorchProfiler",
     "TrainerBase",

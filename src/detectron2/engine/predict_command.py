@@ -21,6 +21,7 @@ from detectron2.engine.predict_files import (
     ResultWriter,
     predict_files,
 )
+from detectron2.engine.slicing import SlicedPredictor
 from detectron2.engine.train_command import (
     best_device,
     published_weights,
@@ -43,6 +44,8 @@ class PredictOptions:
     result_format: str = "coco"
     pictures: bool = True
     device: str | None = None
+    precision: str = "fp32"
+    slice_size: int = 0
     overrides: list[str] = field(default_factory=list)
 
 
@@ -91,18 +94,26 @@ def _predictor(options: PredictOptions) -> tuple[Any, Metadata, int]:
         exported = _exported(options)
         return exported, exported.metadata, exported.info.num_classes
     cfg = _config(options)
-    predictor = DefaultPredictor(cfg)
+    predictor: Any = DefaultPredictor(cfg, options.precision)
     refuse_foreign_weights(predictor.load_report, _weights(options))
+    if options.slice_size:
+        predictor = SlicedPredictor(predictor, options.slice_size)
     return predictor, _metadata(cfg, options.weights), edits_of(cfg).num_classes()
 
 
 def _exported(options: PredictOptions) -> Any:
     from detectron2.export import load
 
-    if options.weights or options.random_weights or options.overrides:
+    if (
+        options.weights
+        or options.random_weights
+        or options.overrides
+        or options.slice_size
+        or options.precision != "fp32"
+    ):
         raise ValueError(
             f"{options.config!r} is an exported model, which has its weights and settings inside: "
-            "leave out --weights, --random-weights and --set."
+            "leave out --weights, --random-weights, --precision, --slice and --set."
         )
     return load(options.config, options.device or "cpu")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from torch import Tensor
 
 __all__ = [
@@ -80,7 +81,9 @@ def check_same_device(first: Tensor, second: Tensor, first_name: str, second_nam
 
 def as_pair(value: int | Sequence[int], name: str, minimum: int = 1) -> tuple[int, int]:
     """`value` as (vertical, horizontal); one number stands for both."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    sides = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    # Sizes that were computed with NumPy are its integers.
+    pair = tuple(int(side) if isinstance(side, np.integer) else side for side in sides)
     if len(pair) != 2 or not all(isinstance(side, int) and side >= minimum for side in pair):
         raise ValueError(
             f"{name} is {value!r}; expected an integer of at least {minimum}, or a pair of them."

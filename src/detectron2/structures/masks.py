@@ -356,6 +356,17 @@ class ROIMasks:
             raise IndexError(f"ROIMasks cannot be indexed with {item!r}: it does not select rows.")
         return ROIMasks(selected)
 
+    @staticmethod
+    def cat(masks_list: Sequence["ROIMasks"]) -> "ROIMasks":
+        """All masks of several objects, on grids of one size, in order.
+
+        Raises:
+            ValueError: the list is empty.
+        """
+        if len(masks_list) == 0:
+            raise ValueError("ROIMasks.cat needs at least one ROIMasks.")
+        return ROIMasks(torch.cat([masks.tensor for masks in masks_list]))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_instances={len(self)})"
 

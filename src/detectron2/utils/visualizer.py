@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detectron2.structures import Instances
+from detectron2.structures import Instances, ROIMasks
 from detectron2.utils.colormap import random_color
 from detectron2.utils.drawing.colors import Color
 from detectron2.utils.drawing.convert import (
@@ -21,6 +21,7 @@ from detectron2.utils.drawing.convert import (
     keypoints_to_array,
     masks_to_generic,
     read_id_map,
+    roi_masks_to_generic,
 )
 from detectron2.utils.drawing.generic_mask import GenericMask
 from detectron2.utils.drawing.instance_labels import SMALL_OBJECT_AREA, find_label_spot
@@ -38,6 +39,13 @@ _BLACK = (0, 0, 0)
 _RED = (1.0, 0, 0)
 _KEYPOINT_THRESHOLD = 0.05
 _create_text_labels = create_text_labels
+
+
+def _covered_by(masks: torch.Tensor | Sequence[GenericMask]) -> np.ndarray | None:
+    """(H, W) bool, True on any of the masks; None if there are none."""
+    if isinstance(masks, torch.Tensor):
+        return (masks.any(dim=0) > 0).cpu().numpy()
+    return np.logical_or.reduce([each.mask > 0 for each in masks]) if masks else None
 
 
 @unique
@@ -115,12 +123,15 @@ class Visualizer(ShapeDrawing):
         }
         classes = None if fields["pred_classes"] is None else fields["pred_classes"].tolist()
         masks = fields["pred_masks"]
+        if isinstance(masks, ROIMasks):
+            size = self.output.height, self.output.width
+            masks = roi_masks_to_generic(masks, fields["pred_boxes"], *size)
         colors, alpha = None, 0.5
         if self._instance_mode == ColorMode.SEGMENTATION and classes is not None:
             colors = self._class_colors(classes, jittering)
             alpha = 0.5 if colors is None else 0.8
         elif self._instance_mode == ColorMode.IMAGE_BW:
-            covered = None if masks is None else (masks.any(dim=0) > 0).cpu().numpy()
+            covered = None if masks is None else _covered_by(masks)
             self.output.reset_image(self._create_grayscale_image(covered))
             alpha = 0.3
         return self.overlay_instances(

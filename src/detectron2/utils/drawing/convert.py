@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
-from detectron2.structures import BitMasks, Boxes, BoxMode, Keypoints, PolygonMasks, RotatedBoxes
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    BoxMode,
+    Keypoints,
+    PolygonMasks,
+    ROIMasks,
+    RotatedBoxes,
+)
 from detectron2.utils.drawing.generic_mask import GenericMask
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "keypoints_to_array",
     "masks_to_generic",
     "read_id_map",
+    "roi_masks_to_generic",
 ]
 
 
@@ -48,6 +58,26 @@ def masks_to_generic(masks: Any, height: int, width: int) -> list[GenericMask]:
         else GenericMask(_to_array(mask) if hasattr(mask, "detach") else mask, height, width)
         for mask in masks
     ]
+
+
+def roi_masks_to_generic(masks: ROIMasks, boxes: Any, height: int, width: int) -> list[GenericMask]:
+    """Outlines of masks that lie on their boxes, without a bitmap of the picture for any.
+
+    Args:
+        boxes: (N, 4), XYXY in pixels of the picture of (height, width).
+    """
+    limits = np.array([width, height, width, height])
+    corners = boxes_to_array(boxes)
+    frames = np.concatenate([np.floor(corners[:, :2]), np.ceil(corners[:, 2:])], axis=1)
+    frames = frames.clip(0, limits).astype(int)
+    outlined = []
+    for index, (left, top, right, bottom) in enumerate(frames):
+        on_frame = torch.as_tensor(corners[index : index + 1] - np.tile((left, top), 2))
+        crop = masks[index].to("cpu").to_bitmasks(on_frame.float(), bottom - top, right - left)
+        polygons = GenericMask(crop.tensor[0].numpy(), bottom - top, right - left).polygons
+        moved = [(each.reshape(-1, 2) + (left, top)).reshape(-1) for each in polygons]
+        outlined.append(GenericMask(moved, height, width))
+    return outlined
 
 
 def _to_array(values: Any) -> np.ndarray:
