@@ -78,6 +78,18 @@ def fuzz_annotations(shapes, tmp_path, count, seed):
     return sentences
 
 
+@pytest.mark.parametrize("entry", ["keypoints", "segmentation"])
+@pytest.mark.parametrize("value", [[[]], [[1, 2, 2]], [[[1, 2], [3, 4], [5, 6]]]], ids=repr)
+def test_lists_within_lists_of_numbers_are_called_so(shapes, tmp_path, entry, value):
+    content = json.loads((shapes / "train.json").read_text())
+    content["annotations"][0][entry] = [value] if entry == "segmentation" else value
+    path = tmp_path / "nested.json"
+    path.write_text(json.dumps(content))
+    errors = use_annotations(path, shapes / "train")
+    assert any("list of numbers" in str(error) for error in errors)
+    assert all(map(is_sentence, errors))
+
+
 def test_broken_annotation_files_end_in_sentences(shapes, tmp_path):
     assert fuzz_annotations(shapes, tmp_path, count=60, seed=0) > 30
 

@@ -347,3 +347,15 @@ def test_builtin_datasets_can_be_registered_below_another_root(tmp_path):
     finally:
         for n, (load_function, metadata) in saved.items():
             DatasetCatalog[n], MetadataCatalog[n] = load_function, metadata
+
+
+def test_convention_lvis_v1_cocofied_is_known_but_not_listed(monkeypatch, tmp_path):
+    name = "lvis_v1_train_cocofied"
+    assert name in DatasetCatalog.all_names() and name not in DatasetCatalog.list()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    metadata = MetadataCatalog.get(name)
+    assert len(metadata.thing_classes) == 80 and metadata.evaluator_type == "lvis"
+    with pytest.raises(FileNotFoundError, match=r"lvis_v1_train_cocofied\.json"):
+        DatasetCatalog.get(name)
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove(name)

@@ -32,6 +32,10 @@ class _DatasetCatalog(UserDict):
     mapper understands). It must return the same list in the same order whenever it is called.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._offered: dict[str, Callable[[], Any]] = {}
+
     def register(self, name: str, func: Callable[[], Any]) -> None:
         """Make a dataset known.
 
@@ -55,6 +59,18 @@ class _DatasetCatalog(UserDict):
             )
         self[name] = func
 
+    def offer(self, name: str, func: Callable[[], Any]) -> None:
+        """Have a dataset that `list` does not name until it is first asked for."""
+        self._offered[name] = func
+
+    def all_names(self) -> set[str]:
+        """The names that `get` takes: those of `list`, and those that are offered."""
+        return {*self.data, *self._offered}
+
+    def __missing__(self, name: str) -> Callable[[], Any]:
+        load = self.data[name] = self._offered[name]
+        return load
+
     def get(self, name: str) -> Any:  # type: ignore[override]
         """Load a dataset: call its function and return what it returns.
 
@@ -65,8 +81,9 @@ class _DatasetCatalog(UserDict):
             load = self[name]
         except KeyError:
             raise KeyError(
-                f"No dataset is called {name!r}.{_nearest(name, self)} DatasetCatalog.list() "
-                "shows all names; register your own with DatasetCatalog.register()."
+                f"No dataset is called {name!r}.{_nearest(name, self.all_names())} "
+                "DatasetCatalog.all_names() shows all names; register your own with "
+                "DatasetCatalog.register()."
             ) from None
         return load()
 
@@ -215,6 +232,10 @@ def _shorten(value: Any) -> str:
 class _MetadataCatalog(UserDict):
     """Metadata by dataset name; use the global ``MetadataCatalog``."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._offered: dict[str, Callable[[], dict[str, Any]]] = {}
+
     def get(self, name: str) -> Metadata:  # type: ignore[override]
         """Metadata of a dataset, new and empty (but for its name) when first asked for.
 
@@ -225,7 +246,13 @@ class _MetadataCatalog(UserDict):
             raise ValueError("A dataset's name must not be empty.")
         if name not in self:
             self[name] = Metadata(name=name)
+            if name in self._offered:
+                self[name]._defer(self._offered[name])
         return self[name]
+
+    def offer(self, name: str, fill: Callable[[], dict[str, Any]]) -> None:
+        """`defer` for a name that `list` does not have until it is first asked for."""
+        self._offered[name] = fill
 
     def defer(self, name: str, fill: Callable[[], dict[str, Any]]) -> None:
         """Register metadata that `fill` supplies when the first attribute is asked for."""

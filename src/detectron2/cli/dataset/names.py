@@ -15,6 +15,6 @@ def command(
     """List the names of the registered datasets."""
     from detectron2.data import DatasetCatalog
 
-    for name in sorted(DatasetCatalog.list()):
+    for name in sorted(DatasetCatalog.all_names()):
         if part in name:
             print(name)

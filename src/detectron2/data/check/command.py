@@ -96,7 +96,7 @@ def _check_split(name: str, splits: dict[str, Dataset], options: CheckOptions) -
 def _splits(options: CheckOptions) -> dict[str, Dataset]:
     """What to check, by the name of its split: a COCO file as it is, all else as records."""
     path = Path(options.dataset)
-    registered = options.dataset in DatasetCatalog.list()
+    registered = options.dataset in DatasetCatalog.all_names()
     if path.is_file() and not registered:
         return {ALL: coco_dataset(path, options.images or path.parent)}
     found = open_dataset(options.dataset, options.images)

@@ -51,6 +51,8 @@ def image_problems(
             f"The image {file!r} is {upright[0]} x {upright[1]} pixels (width x height) once it is "
             f"turned by its EXIF orientation {facts.orientation}, but was annotated unturned, as "
             f"{said[0]} x {said[1]}.",
+            repair=size,
+            orientation=facts.orientation,
             **about,
         )
     else:

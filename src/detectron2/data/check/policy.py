@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.data.check.problems import Problem
+from detectron2.data.check.turning import turned_annotation
 
 __all__ = ["POLICIES", "check_policy", "cleaned_content"]
 
@@ -54,12 +55,29 @@ def cleaned_content(
     annotations = _kept(
         content.get("annotations", []), dropped["annotation"], repairs["annotation"]
     )
+    if mend:
+        annotations = _turned(annotations, content["images"], problems)
     return {
         **content,
         "images": images,
         "annotations": [a for a in annotations if a["image_id"] in ids],
         "categories": _kept(content["categories"], dropped["category"], {}),
     }
+
+
+def _turned(
+    annotations: list[Any], images: Sequence[Any], problems: Sequence[Problem]
+) -> list[Any]:
+    """The annotations, those of unturned images in the frame of the upright image."""
+    turns = {
+        images[p.image]["id"]: (p.orientation, images[p.image]["width"], images[p.image]["height"])
+        for p in problems
+        if p.image is not None and p.orientation is not None
+    }
+    return [
+        turned_annotation(a, *turns[a["image_id"]]) if turns and a["image_id"] in turns else a
+        for a in annotations
+    ]
 
 
 def _entry_of(problem: Problem) -> tuple[Any, int]:

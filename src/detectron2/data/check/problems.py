@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "Kind", "Problem", "shortened"]
+__all__ = ["KINDS", "ORIGIN", "Kind", "Problem", "shortened"]
+
+# In entries made of records: where they came from, the record's position and the annotation's.
+ORIGIN = "_origin"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Problem:
         repair: new values of entries of the annotation (or of the image, if it is about none)
             that mend it; None if it cannot be mended.
         other_file: the other image, of problems between two.
+        orientation: by which the repair of an image turns its annotations, an EXIF value.
     """
 
     kind: str
@@ -81,6 +85,7 @@ class Problem:
     category: int | None = None
     repair: Mapping[str, Any] | None = None
     other_file: str = ""
+    orientation: int | None = None
 
     @property
     def is_error(self) -> bool:

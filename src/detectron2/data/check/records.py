@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from detectron2.data.check.policy import cleaned_content
-from detectron2.data.check.problems import Problem
+from detectron2.data.check.problems import ORIGIN, Problem
 from detectron2.data.check.run import Dataset
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
@@ -19,9 +19,6 @@ from detectron2.utils.file_io import PathManager
 __all__ = ["cleaned_records", "record_dataset"]
 
 Record = dict[str, Any]
-
-# Where an entry of COCO's form came from: the record's position, the annotation's in it.
-ORIGIN = "_origin"
 
 
 def record_dataset(name: str, records: Sequence[Record], classes: Sequence[str] | None) -> Dataset:
@@ -152,5 +149,6 @@ def _mended(original: Record, entry: Record, dataset: Dataset) -> Record:
     if not changed:
         return original
     if "bbox" in changed:
-        changed["bbox_mode"] = BoxMode.XYWH_ABS
+        rotated = len(changed["bbox"]) == 5
+        changed["bbox_mode"] = BoxMode.XYWHA_ABS if rotated else BoxMode.XYWH_ABS
     return {**original, **changed}

@@ -167,7 +167,8 @@ def _entry_problems(
         file = dataset.path_of(image)
         size = (int(image["width"]), int(image["height"]))
         for problem in image_problems(image, position, file, facts[file]) if facts else ():
-            if problem.repair is not None:
+            # Annotations that will be turned are checked as they are.
+            if problem.repair is not None and problem.orientation is None:
                 size = (problem.repair["width"], problem.repair["height"])
             yield problem
         checks[image["id"]] = AnnotationCheck(file, *size, keypoints)

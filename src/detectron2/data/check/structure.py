@@ -57,10 +57,11 @@ def is_side(value: Any) -> bool:
 def _are_numbers(values: Sequence[Any]) -> bool:
     # NumPy finds out ten times faster than a loop; numbers beyond 64 bits it calls objects.
     try:
-        kind = np.array(values).dtype.kind if values else "f"
-    except ValueError:  # lists within the list
+        array = np.array(values) if values else np.zeros(0)
+    except ValueError:  # lists of unequal lengths within the list
         return False
-    return kind in "fiu" or (kind == "O" and all(map(is_number, values)))
+    kind = array.dtype.kind if array.ndim == 1 else ""
+    return kind in tuple("fiu") or (kind == "O" and all(map(is_number, values)))
 
 
 def _is_size(value: Any) -> bool:

@@ -139,6 +139,15 @@ _PREDEFINED_SPLITS_LVIS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 
+# Offered: the original knows the metadata of this family but lists no dataset of it, and programs
+# that go over all names should find the same ones here. Make the files as for v0.5.
+_OFFERED_SPLITS_LVIS = {
+    "lvis_v1_cocofied": {
+        "lvis_v1_train_cocofied": ("coco/", "lvis/lvis_v1_train_cocofied.json"),
+        "lvis_v1_val_cocofied": ("coco/", "lvis/lvis_v1_val_cocofied.json"),
+    },
+}
+
 # {task} stands for instance_seg and sem_seg. name -> (images, annotations).
 _RAW_CITYSCAPES_SPLITS = {
     f"cityscapes_fine_{{task}}_{split}": (
@@ -172,6 +181,14 @@ def _register(
     """Make a dataset known without touching its files or working out its metadata."""
     DatasetCatalog.register(name, load)
     MetadataCatalog.defer(name, metadata)
+
+
+def _offer(
+    name: str, load: Callable[[], list[dict[str, Any]]], metadata: Callable[[], Metadata]
+) -> None:
+    """`_register` for a name that is not listed until it is used."""
+    DatasetCatalog.offer(name, load)
+    MetadataCatalog.offer(name, metadata)
 
 
 def _on_demand(function: Callable[..., Any], root: str | None, *paths: str) -> Callable[..., Any]:
@@ -297,9 +314,18 @@ def register_all_lvis(root: str | None = None) -> None:
     Args:
         root: folder that holds "coco" and "lvis"; None means ``DETECTRON2_DATASETS`` when used.
     """
-    for family, splits in _PREDEFINED_SPLITS_LVIS.items():
+    _register_lvis(root, _PREDEFINED_SPLITS_LVIS, _register)
+    _register_lvis(root, _OFFERED_SPLITS_LVIS, _offer)
+
+
+def _register_lvis(
+    root: str | None,
+    families: dict[str, dict[str, tuple[str, str]]],
+    register: Callable[..., None],
+) -> None:
+    for family, splits in families.items():
         for name, (images, json_file) in splits.items():
-            _register(
+            register(
                 name,
                 functools.partial(
                     _on_demand(load_lvis_json, root, json_file, images), dataset_name=name

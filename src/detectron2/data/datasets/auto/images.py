@@ -68,6 +68,10 @@ class ImageFolder:
     def paths(self) -> list[Path]:
         return list(self._by_path.values())
 
+    def named(self, stem: str) -> list[Path]:
+        """All images whose name without extension is `stem`."""
+        return [path for path in self._by_name.get(stem, []) if path.stem == stem]
+
     def find(self, name: str, near: Path | None = None) -> Path | None:
         """The image that an annotation file calls `name`.
 

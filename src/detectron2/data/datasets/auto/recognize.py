@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.auto import coco, labelme, table, via, voc, yolo
+from detectron2.data.datasets.auto import coco, labelme, panoptic, table, via, voc, yolo
 from detectron2.data.datasets.auto.folder import ALL, FolderDataset
 from detectron2.data.datasets.auto.images import ImageFolder
 from detectron2.data.datasets.auto.nodes import read_json
@@ -24,6 +24,7 @@ __all__ = [
 
 FORMATS: dict[str, tuple[Callable[[Path], FolderDataset | None], str]] = {
     "coco": (coco.find, coco.LOOKED_FOR),
+    "panoptic": (panoptic.find, panoptic.LOOKED_FOR),
     "via": (via.find, via.LOOKED_FOR),
     "labelme": (labelme.find, labelme.LOOKED_FOR),
     "voc": (voc.find, voc.LOOKED_FOR),
@@ -133,7 +134,7 @@ def open_dataset(source: str | Path, image_root: str | Path | None = None) -> Re
         FileNotFoundError: it is none of these.
         ValueError: a folder or file is not recognised, or broken.
     """
-    if str(source) in DatasetCatalog.list():
+    if str(source) in DatasetCatalog.all_names():
         return RegisteredDataset({ALL: str(source)})
     path = Path(source)
     if path.is_dir():

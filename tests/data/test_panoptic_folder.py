@@ -1,0 +1,101 @@
+"""Folders in COCO's panoptic format: a JSON file of segments and the PNG files that draw them."""
+
+import json
+
+import numpy as np
+import pytest
+from folder_datasets import HEIGHT, WIDTH, draw
+from PIL import Image
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data._segmentations import decode_rle
+from detectron2.data.datasets.auto import recognize, register_folder
+from detectron2.data.datasets.convert import convert_dataset
+from detectron2.structures import BoxMode
+
+pytestmark = pytest.mark.usefixtures("catalogs_as_before")
+
+BALL, DOG, SKY, CROWD = 7, 300, 70_000, 9
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / f"{split}2017" / "000001.jpg")
+        ids = np.full((HEIGHT, WIDTH), SKY)
+        ids[10:20, 5:25], ids[30:40, 40:60], ids[0:4, 0:4] = BALL, DOG, CROWD
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
+        drawings = tmp_path / "annotations" / f"panoptic_{split}2017"
+        drawings.mkdir(parents=True)
+        Image.fromarray(colours).save(drawings / "000001.png")
+        content = {
+            "images": [{"id": 1, "file_name": "000001.jpg", "width": WIDTH, "height": HEIGHT}],
+            "annotations": [
+                {"image_id": 1, "file_name": "000001.png", "segments_info": [
+                    {"id": BALL, "category_id": 37}, {"id": DOG, "category_id": 18},
+                    {"id": SKY, "category_id": 187}, {"id": 12345, "category_id": 18},
+                    {"id": CROWD, "category_id": 18, "iscrowd": 1}]}
+            ],
+            "categories": [
+                {"id": 187, "name": "sky", "isthing": 0}, {"id": 37, "name": "ball", "isthing": 1},
+                {"id": 18, "name": "dog", "isthing": 1}],
+        }  # fmt: skip
+        (tmp_path / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_things_become_objects_with_masks(folder):
+    found = recognize(folder)
+    assert found.format == "COCO panoptic" and found.classes == ["ball", "dog"]
+    assert list(found.splits) == ["train", "val"]
+    (record,) = found.splits["val"]()
+    assert record["file_name"].endswith("val2017/000001.jpg")
+    ball, dog, crowd = record["annotations"]
+    assert (ball["bbox"], ball["bbox_mode"]) == ([5, 10, 25, 20], BoxMode.XYXY_ABS)
+    assert [a["category_id"] for a in (ball, dog, crowd)] == [0, 1, 1]
+    assert [a["iscrowd"] for a in (ball, dog, crowd)] == [0, 0, 1]
+    mask = decode_rle(dog["segmentation"])
+    assert mask[30:40, 40:60].all() and mask.sum() == 200
+    assert any("stuff" in note for note in found.notes)
+
+
+def test_instances_are_taken_where_there_are_both(folder):
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 10, 20, 10], "iscrowd": 0}
+    content = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())
+    content.update(annotations=[box], categories=[{"id": 1, "name": "ball"}])
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    assert recognize(folder).format == "COCO"
+
+
+def test_a_panoptic_folder_is_converted_like_others(folder, tmp_path):
+    dataset = register_folder(folder, "panoptic_things")
+    convert_dataset(dataset, tmp_path / "out", "coco")
+    again = register_folder(tmp_path / "out", "converted_things")
+    for split in ("train", "val"):
+        want, got = (DatasetCatalog.get(d.names[split])[0] for d in (dataset, again))
+        assert MetadataCatalog.get(again.names[split]).thing_classes == ["ball", "dog"]
+        for one, other in zip(want["annotations"], got["annotations"], strict=True):
+            assert (decode_rle(one["segmentation"]) == decode_rle(other["segmentation"])).all()
+
+
+@pytest.mark.parametrize("fault", ["no drawings", "broken drawing", "other size", "category"])
+def test_faults_are_told_in_a_sentence(folder, fault):
+    for split in ("train", "val"):
+        path = folder / "annotations" / f"panoptic_{split}2017.json"
+        drawing = folder / "annotations" / f"panoptic_{split}2017" / "000001.png"
+        if fault == "no drawings":
+            drawing.unlink()
+        elif fault == "broken drawing":
+            drawing.write_bytes(b"no image")
+        elif fault == "other size":
+            draw(drawing, width=9)
+        else:
+            path.write_text(path.read_text().replace('"category_id": 37', '"category_id": 38'))
+    reason = {
+        "no drawings": "The PNG files of .* are not to be found",
+        "broken drawing": "cannot be read",
+        "other size": "is 9 x 48 pixels",
+        "category": "category_id 38, which is not listed",
+    }
+    with pytest.raises(ValueError, match=reason[fault]):
+        recognize(folder)
