@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import torch
 from PIL import Image
 
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, _annotations, _segmentations
 from detectron2.data import transforms as T
 from detectron2.data.errors import SampleError, SizeMismatchError
-from detectron2.structures import BoxMode
+from detectron2.data.mixing import Mosaic
+from detectron2.structures import BitMasks, BoxMode
 
 
 @pytest.fixture
@@ -67,13 +69,44 @@ def test_inference_needs_no_annotations(record):
     assert "sem_seg_file_name" not in sample
 
 
-def test_box_models_decode_no_masks(record, monkeypatch):
-    from detectron2.data import _annotations
+SEGMENTATIONS = {
+    "polygons": [[10.0, 8, 30, 8, 30, 30]],
+    "run lengths": {"size": [40, 60], "counts": [400, 30, 1970]},
+    "bitmap": np.ones((40, 60), np.uint8),
+}
 
-    monkeypatch.setattr(_annotations, "decode_rle", lambda rle: pytest.fail("decoded"))
+
+@pytest.mark.parametrize("mixers", [[], [Mosaic((40, 60), prob=1.0)]], ids=["alone", "mosaic"])
+@pytest.mark.parametrize("kind", SEGMENTATIONS)
+def test_convention_box_models_decode_and_warp_no_masks(record, monkeypatch, kind, mixers):
+    seen = []
+    decode, warp = _segmentations.decode_rle, _annotations.transform_segmentation
+    monkeypatch.setattr(_segmentations, "decode_rle", lambda r: seen.append("d") or decode(r))
+    monkeypatch.setattr(
+        _annotations, "transform_segmentation", lambda *a: seen.append("w") or warp(*a)
+    )
+    del record["sem_seg_file_name"]
     for annotation in record["annotations"]:
-        annotation["segmentation"] = {"size": [40, 60], "counts": b"x"}
-    assert "gt_masks" not in make()(record)["instances"].get_fields()
+        annotation["segmentation"] = SEGMENTATIONS[kind]
+    flips = [T.RandomFlip(1.0), T.Resize((50, 50))]
+    mapper = make(augmentations=flips, mixers=mixers)
+    mapper.use_dataset([record] * 4)
+    assert "gt_masks" not in mapper(record)["instances"].get_fields()
+    assert seen == []
+    masks = make(
+        augmentations=flips, mixers=mixers, use_instance_mask=True, instance_mask_format="bitmask"
+    )
+    masks.use_dataset([record] * 4)
+    assert masks(record)["instances"].has("gt_masks") and "w" in seen
+
+
+def test_convention_bitmaps_of_polygons_are_sent_without_their_empty_part(record):
+    sample = make(use_instance_mask=True, instance_mask_format="bitmask")(record)
+    masks = sample["instances"].gt_masks
+    assert isinstance(masks, BitMasks)
+    assert len(pickle.dumps(masks)) < 2 * 20 * 22 + 2000 < 2 * 40 * 60
+    want = BitMasks.from_polygon_masks([[[10.0, 8, 30, 8, 30, 30]]] * 2, 40, 60)
+    assert torch.equal(masks.tensor, want.tensor)
 
 
 def test_convention_the_image_is_in_memory_of_its_own(record):

@@ -12,6 +12,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.data.errors import SampleError
 from detectron2.structures import BitMasks, PolygonMasks, polygons_to_bitmask
+from detectron2.structures._cropped_masks import CroppedBitMasks
 from detectron2.utils.logger import log_first_n
 
 __all__ = ["decode_rle", "finite_numbers", "masks_of_annotations", "transform_segmentation"]
@@ -132,7 +133,7 @@ def masks_of_annotations(
         height, width = image_size
         if all(isinstance(segmentation, list) for segmentation in segmentations):
             polygons = [_polygons(segmentation) for segmentation in segmentations]
-            return BitMasks.from_polygon_masks(polygons, height, width)
+            return CroppedBitMasks.of_polygons(PolygonMasks(polygons), height, width)
         bits = np.zeros((len(annos), height, width), dtype=bool)
         for i, segmentation in enumerate(segmentations):
             bits[i] = _bitmap(segmentation, height, width)

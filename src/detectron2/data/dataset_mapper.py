@@ -216,6 +216,10 @@ class DatasetMapper:
     def _sample(
         self, dataset_dict: dict[str, Any], image: np.ndarray, sem_seg: np.ndarray | None
     ) -> Sample:
+        if not self.use_instance_mask and not any(mixer.makes_masks for mixer in self.mixers):
+            # Reading a sample decodes masks, and every mixer would move them.
+            for annotation in dataset_dict.get("annotations", []):
+                annotation.pop("segmentation", None)
         return read_sample(dataset_dict, image, sem_seg, self.keypoint_hflip_indices)
 
     def _draw_sample(self) -> Sample:

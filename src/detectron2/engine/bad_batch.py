@@ -117,6 +117,8 @@ def _plain(value: Any) -> Any:
         return {_KIND: "Instances", "size": list(value.image_size), "fields": fields}
     if isinstance(value, PolygonMasks):
         return {_KIND: "PolygonMasks", "polygons": _plain(value.polygons)}
+    if isinstance(value, BitMasks):
+        return {_KIND: "BitMasks", "tensor": value.tensor.cpu()}
     if type(value).__name__ in _WITH_TENSOR:
         return {_KIND: type(value).__name__, "tensor": value.tensor.cpu()}
     if isinstance(value, Mapping):

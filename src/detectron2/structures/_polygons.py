@@ -16,6 +16,7 @@ __all__ = [
     "as_polygons",
     "fill",
     "fill_on_grids",
+    "flatten",
     "polygon_area",
     "polygons_to_bitmask",
     "rasterize_polygons_within_box",
@@ -54,7 +55,7 @@ def as_polygons(polygons: PolygonsLike) -> list[Polygon]:
 
 def fill(objects: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
     """(N, H, W) bool masks of N objects, each the union of its polygons."""
-    vertices, counts, owners = _flatten(objects)
+    vertices, counts, owners = flatten(objects)
     return _rasterize(vertices, counts, owners, len(objects), size)
 
 
@@ -66,13 +67,13 @@ def fill_on_grids(objects: Sequence[Sequence[Polygon]], boxes: Tensor, mask_size
     corners = boxes.detach().to("cpu", torch.float64).numpy()
     origins = corners[:, :2]
     scales = mask_size / np.maximum(corners[:, 2:] - origins, 0.1)
-    vertices, counts, owners = _flatten(objects)
+    vertices, counts, owners = flatten(objects)
     owner_of_vertex = np.repeat(owners, counts)
     on_grids = (vertices - origins[owner_of_vertex]) * scales[owner_of_vertex]
     return _rasterize(on_grids, counts, owners, len(objects), (mask_size, mask_size))
 
 
-def _flatten(
+def flatten(
     objects: Sequence[Sequence[Polygon]],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Corners (V, 2) of all P polygons, the number (P,) in each, and the owner (P,) of each."""

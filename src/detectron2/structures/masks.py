@@ -300,6 +300,8 @@ def _check_one_box_each(boxes: Tensor, count: int) -> None:
 
 def _any(bitmaps: Tensor, dim: int) -> Tensor:
     """`torch.any`, which on a CPU takes five times as long as the maximum of bytes."""
+    if bitmaps.shape[dim] == 0:
+        return bitmaps.any(dim=dim)
     return bitmaps.view(torch.uint8).amax(dim=dim).to(torch.bool)
 
 

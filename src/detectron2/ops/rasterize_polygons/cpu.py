@@ -137,6 +137,9 @@ def rasterize_polygons_cpu(
 
 
 def warm_up() -> None:
-    """Compile the kernel."""
+    """Compile the kernels."""
+    from detectron2.ops.rasterize_polygons.crops import rasterize_polygon_crops_cpu
+
     triangle = torch.tensor([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0]], dtype=torch.float64)
     rasterize_polygons_cpu(triangle, torch.tensor([3]), torch.tensor([0]), 1, 4, 4)
+    rasterize_polygon_crops_cpu(triangle, torch.tensor([3]), torch.tensor([0]), 1, (4, 4))

@@ -1,4 +1,4 @@
-"""Other people's folders: COCO (panoptic, too), YOLO, Pascal VOC, LabelMe, VIA, or images with a CSV file.
+"""Other people's folders: COCO, YOLO, Pascal VOC, LabelMe, VIA, images with a CSV file.
 
 .. code-block:: python
 
