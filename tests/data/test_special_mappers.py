@@ -1,6 +1,7 @@
 """Mappers that a config chooses: JPEG at a reduced size, and rotated boxes."""
 
 import io
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +12,20 @@ import torch
 from PIL import Image
 
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
 from detectron2.data import transforms as T
 from detectron2.data.build import _train_mapper
 from detectron2.data.common import DatasetFromList
+from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.errors import SizeMismatchError, UnreadableImageError
 from detectron2.data.reduced_decode import ReducedDecodeMapper, read_reduced_jpeg
 from detectron2.data.rotated_mapper import RotatedDatasetMapper
-from detectron2.data.shared_list import list_container
+from detectron2.data.shared_list import list_container, load_once_per_machine
 from detectron2.engine import launch
 from detectron2.structures import BoxMode, RotatedBoxes
 from detectron2.utils import comm
@@ -201,19 +208,99 @@ class TwoThreads:
 
     def run(self, function, rank):
         self.rank.value = rank
-        function()
+        return function()
 
 
-@needs_tables_of_memory
-def test_ranks_of_a_machine_read_one_copy(monkeypatch):
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Runs a function as two ranks of a machine, in threads."""
     ranks = TwoThreads()
     monkeypatch.setattr(comm, "get_local_size", lambda: 2)
     monkeypatch.setattr(comm, "get_local_process_group", lambda: "this machine")
     monkeypatch.setattr(comm, "get_local_rank", lambda: ranks.rank.value)
     monkeypatch.setattr(comm, "all_gather", ranks.all_gather)
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(ranks.run, share_a_list, rank) for rank in range(2)]:
-            done.result()
+
+    def run(function):
+        with ThreadPoolExecutor(2) as pool:
+            return [pool.submit(ranks.run, function, rank) for rank in range(2)]
+
+    return run
+
+
+@needs_tables_of_memory
+def test_ranks_of_a_machine_read_one_copy(two_threads):
+    for done in two_threads(share_a_list):
+        done.result()
+
+
+def test_one_rank_of_a_machine_loads_and_the_others_share(two_threads, tmp_path):
+    calls = []
+
+    def load():
+        calls.append(comm.get_local_rank())
+        return [{"number": i} for i in range(50)]
+
+    ranks = two_threads(lambda: load_once_per_machine(load, ["loaded_once"]))
+    datasets = [done.result() for done in ranks]
+    assert calls == [0]
+    assert [len(d) for d in datasets] == [50, 50] and datasets[1][-1] == {"number": 49}
+    assert datasets[0]._lst._block.data_ptr() != 0
+    assert list(datasets[1])[3:5] == [{"number": 3}, {"number": 4}]
+
+
+def test_what_is_no_list_is_loaded_by_each_rank(two_threads):
+    ranks = two_threads(lambda: load_once_per_machine(lambda: iter("ab"), ["iterable"]))
+    assert [list(done.result()) for done in ranks] == [["a", "b"]] * 2
+
+
+def test_a_failed_load_ends_all_ranks(two_threads):
+    def load():
+        raise ValueError("The file 'a.json' is broken.")
+
+    first, second = two_threads(lambda: load_once_per_machine(load, ["broken"]))
+    with pytest.raises(ValueError, match=r"a\.json"):
+        first.result()
+    with pytest.raises(RuntimeError, match=r"cannot load the dataset.*'a\.json' is broken\."):
+        second.result()
+
+
+def load_a_coco_file(path, log):
+    """What every rank does, of two: a training loader of a config."""
+    register_coco_instances("once", {}, str(path), str(path.parent))
+    load = DatasetCatalog["once"]
+
+    def counted():
+        with open(log, "a") as stream:
+            stream.write(f"{comm.get_rank()} ")
+        return load()
+
+    DatasetCatalog["once"] = counted
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS = ("once",), 0
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.1
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    loader = build_detection_train_loader(cfg)
+    batch = next(iter(loader))
+    found = comm.all_gather(
+        (MetadataCatalog.get("once").thing_classes, batch[0]["instances"].gt_classes.tolist())
+    )
+    assert found == [(["cat"], [0])] * 2, found
+
+
+@pytest.mark.slow
+def test_one_process_of_a_machine_parses_and_the_others_share(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [4, 4, 20, 20]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "annotations": [box],
+        "categories": [{"id": 3, "name": "cat"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    log = tmp_path / "log"
+    launch(load_a_coco_file, 2, dist_url="auto", args=(tmp_path / "a.json", log))
+    assert log.read_text() == "0 "
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_indexing_selects_the_same_masks(item):
     some = cropped[item]
     assert isinstance(some, CroppedBitMasks) and len(some) == len(whole[item])
     assert torch.equal(some.tensor, whole[item].tensor)
-    cropped.tensor
+    assert cropped.tensor.dtype == torch.bool  # drawn from here on
     assert torch.equal(cropped[item].tensor, whole[item].tensor)
 
 

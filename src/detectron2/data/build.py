@@ -50,7 +50,7 @@ from detectron2.data.samplers import (
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
-from detectron2.data.shared_list import list_container
+from detectron2.data.shared_list import list_container, load_once_per_machine
 from detectron2.data.stream import StreamLoader
 from detectron2.structures import BoxMode
 from detectron2.utils.comm import get_rank, get_world_size
@@ -340,8 +340,10 @@ def _train_loader_from_config(
 ) -> dict[str, Any]:
     if dataset is None:
         keypoint_on = lookup(cfg, "MODEL.KEYPOINT_ON")
-        dataset = get_detection_dataset_dicts(
-            **read_arguments(cfg, TRAIN_DATASET),
+        arguments = read_arguments(cfg, TRAIN_DATASET)
+        load = functools.partial(
+            get_detection_dataset_dicts,
+            **arguments,
             min_keypoints=(
                 lookup(cfg, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE") if keypoint_on else 0
             ),
@@ -353,6 +355,10 @@ def _train_loader_from_config(
             check_against=lookup(cfg, "DATASETS.TEST"),
             check_output=lookup(cfg, "OUTPUT_DIR"),
         )
+        # A check has all ranks meet; each loads what it has found then.
+        names = arguments["names"]
+        names = [names] if isinstance(names, str) else names
+        dataset = load() if arguments.get("check") else load_once_per_machine(load, names)
         _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
     if mapper is None:
         mapper = _train_mapper(cfg)

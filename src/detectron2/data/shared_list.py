@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detectron2.data.common import _TorchSerializedList
+from detectron2.data.catalog import MetadataCatalog
+from detectron2.data.common import DatasetFromList, _TorchSerializedList
 from detectron2.utils import comm
 
-__all__ = ["RankSharedList", "list_container"]
+__all__ = ["RankSharedList", "list_container", "load_once_per_machine", "shared_detection_dicts"]
 
 # Memory that looks like a folder, where the system has it.
 _SHARED_MEMORY = Path("/dev/shm")
@@ -25,36 +28,110 @@ def list_container() -> Any:
 
     A single rank, or ranks without a group of their machine, keep a list each.
     """
+    return RankSharedList if _are_several() else True
+
+
+def _are_several() -> bool:
+    """Whether this machine has several ranks that can talk to each other."""
     try:
-        several = comm.get_local_size() > 1 and comm.get_local_process_group() is not None
+        return comm.get_local_size() > 1 and comm.get_local_process_group() is not None
     except RuntimeError:
-        several = False
-    return RankSharedList if several else True
+        return False
+
+
+def load_once_per_machine(load: Callable[[], Any], names: Sequence[str]) -> Any:
+    """What `load` returns; of several ranks on a machine, one loads and the others share.
+
+    All ranks of the machine have to call it at the same time.
+
+    Args:
+        load: returns a list of records. Anything else each rank loads for itself.
+        names: of the datasets; what loading added to their metadata is shared, too.
+
+    Returns:
+        The list; for several ranks a `DatasetFromList` of one copy of it.
+
+    Raises:
+        RuntimeError: on the ranks that wait, if loading failed; the one that loads raises the
+            error itself.
+    """
+    if not _are_several():
+        return load()
+    group = comm.get_local_process_group()
+    first = comm.get_local_rank() == 0
+    loaded, problem, metadata = None, None, {}
+    if first:
+        try:
+            loaded = load()
+            metadata = {name: _plain_metadata(name) for name in names}
+        except Exception as error:
+            comm.all_gather(("failed", f"{type(error).__name__}: {error}", {}), group)
+            raise
+        problem = None if isinstance(loaded, list) else "no list"
+    told = comm.all_gather((problem, None, metadata) if first else None, group)
+    problem, reason, metadata = next(row for row in told if row is not None)
+    if problem == "failed":
+        raise RuntimeError(f"The first process of this machine cannot load the dataset. {reason}")
+    if not first:
+        for name, entries in metadata.items():
+            _take_over(name, entries)
+    if problem == "no list":
+        return loaded if first else load()
+    return DatasetFromList(loaded, copy=False, serialize=RankSharedList)  # type: ignore[arg-type]
+
+
+def shared_detection_dicts(names: str | Sequence[str], **options: Any) -> Any:
+    """`get_detection_dataset_dicts`, called by one rank of this machine for all of them."""
+    from detectron2.data import build
+
+    load = functools.partial(build.get_detection_dataset_dicts, names, **options)
+    return load_once_per_machine(load, [names] if isinstance(names, str) else names)
+
+
+def _plain_metadata(name: str) -> dict[str, Any]:
+    """Metadata that can be sent; what cannot was registered by code that all ranks run."""
+    entries = {}
+    for key, value in MetadataCatalog.get(name).as_dict().items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            continue
+        entries[key] = value
+    return entries
+
+
+def _take_over(name: str, entries: Mapping[str, Any]) -> None:
+    metadata = MetadataCatalog.get(name)
+    known = metadata.as_dict()
+    metadata.set(**{key: value for key, value in entries.items() if key not in known})
 
 
 class RankSharedList(_TorchSerializedList):
     """A serialized list that the ranks of a machine read from the same memory.
 
-    All ranks of the machine have to make it at the same time, of equal lists. The first one
-    serializes its list into a file in memory, which the others map; the file then loses its name,
-    so that nothing is left when the processes end, however they end.
+    All ranks of the machine have to make it at the same time, of equal lists, or all but the
+    first one of None. The first one serializes its list into a file in memory, which the others
+    map; the file then loses its name, so that nothing is left when the processes end, however
+    they end.
     """
 
-    def __init__(self, lst: Sequence[Any]) -> None:
+    def __init__(self, lst: Sequence[Any] | None) -> None:
         group = comm.get_local_process_group()
         first = comm.get_local_rank() == 0
         place = None
         if first:
+            assert lst is not None
             super().__init__(lst)
             place = self._write()
-        told = comm.all_gather((len(lst), _mark(lst), place), group)
-        lengths = {row[:2] for row in told}
-        path, sizes = next(row[2] for row in told if row[2] is not None)
+        own = None if lst is None else (len(lst), _mark(lst))
+        told = comm.all_gather((own, place), group)
+        lengths = {row[0] for row in told if row[0] is not None}
+        path, sizes = next(row[1] for row in told if row[1] is not None)
         try:
             if len(lengths) > 1:
                 raise ValueError(
                     f"The processes of this machine have different datasets, of "
-                    f"{[row[0] for row in told]} elements; each must load the same."
+                    f"{[row[0][0] for row in told if row[0]]} elements; each must load the same."
                 )
             self._block = torch.from_file(
                 f"{path}.block", shared=True, size=sizes[0], dtype=torch.uint8

@@ -202,8 +202,11 @@ class LazyRecipe(_Recipe):
         if name == "build_detection_train_loader" and "unreadable_list" not in options:
             options.unreadable_list = os.path.join(self.output_dir, LIST_FILE)
         dataset = options.get("dataset")
-        if _name_of_target(dataset) == "get_detection_dataset_dicts" and dataset.get("check"):
-            dataset.setdefault("check_output", self.output_dir)
+        if _name_of_target(dataset) == "get_detection_dataset_dicts":
+            if dataset.get("check"):
+                dataset.setdefault("check_output", self.output_dir)
+            else:
+                dataset._target_ = "detectron2.data.shared_list.shared_detection_dicts"
         return instantiate(options)
 
     def test_loader(self, dataset_name: str) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detectron2.data._read_once import ReadAhead
 from detectron2.data.datasets.auto import (
     FolderDataset,
     RegisteredDataset,
@@ -113,8 +114,10 @@ def read_data_folder(folder: Path, weights: str | None = None) -> DataFolder:
     if beside is not None and beside.is_file():
         found = with_classes(found, load_metadata(beside).get("thing_classes", found.classes))
     images, kinds = {}, set()
-    for split, read in found.splits.items():
-        records = read()
+    splits = {split: ReadAhead(read) for split, read in found.splits.items()}
+    found = dataclasses.replace(found, splits=splits)
+    for split, read in splits.items():
+        records = read.look()
         images[split] = len(records)
         kinds |= {
             type(annotation.get("segmentation"))

@@ -17,13 +17,14 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data._read_once import files_read_once, forget_files, parsed
 from detectron2.data.datasets.auto.folder import keypoint_metadata
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
-from detectron2.engine.data_folder import read_data_folder
+from detectron2.engine.data_folder import DataFolder, read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
 from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
@@ -60,6 +61,7 @@ class TrainOptions:
     device: str | None = None
     auto_scale: bool = False
     overrides: list[str] = field(default_factory=list)
+    folder: DataFolder | None = field(default=None, repr=False)  # what `data` was found to hold
 
 
 def run_train(options: TrainOptions) -> None:
@@ -69,11 +71,16 @@ def run_train(options: TrainOptions) -> None:
         FileNotFoundError: the config, the weights or the data are not to be had.
         ValueError: the data has no categories, or the config is not of the right kind.
     """
-    options = _with_config(options)
-    configure(options, say=print)  # says what is wrong before any process is started
-    if options.auto_scale:
-        print("\n".join(_auto_scaled(options)[1]))
-    launch(_train, options.num_gpus, dist_url="auto", args=(options,))
+    with files_read_once():
+        if options.data is not None:
+            options = dataclasses.replace(options, folder=read_data_folder(options.data))
+        options = _with_config(options)
+        configure(options, say=print)  # says what is wrong before any process is started
+        if options.auto_scale:
+            print("\n".join(_auto_scaled(options)[1]))
+        if options.num_gpus > 1:
+            forget_files()  # other processes do not see them
+        launch(_train, options.num_gpus, dist_url="auto", args=(options,))
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
@@ -84,8 +91,9 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     """
     if options.config is not None and is_exported(options.config):
         return _evaluate_exported(options)
-    options = _with_config(options)
-    cfg = configure(options, for_training=False, say=print)
+    with files_read_once():
+        options = _with_config(options)
+        cfg = configure(options, for_training=False, say=print)
     weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
@@ -139,7 +147,7 @@ def configure(
         if options.train_data is not None or options.val_data is not None:
             raise ValueError("--data is a whole dataset; leave out --train-data and --val-data.")
         checkpoint = None if for_training else options.weights
-        folder = read_data_folder(options.data, checkpoint)
+        folder = options.folder or read_data_folder(options.data, checkpoint)
         for sentence in folder.apply(edits, for_training):
             if say is not None:
                 say(sentence)
@@ -164,7 +172,7 @@ def _with_config(options: TrainOptions) -> TrainOptions:
     """Options with a config that suits the data, if none was named."""
     if options.config is not None or options.data is None:
         return options
-    config = read_data_folder(options.data).suggested_config()
+    config = (options.folder or read_data_folder(options.data)).suggested_config()
     print(f"No config is named; {config} suits the annotations.")
     return dataclasses.replace(options, config=config)
 
@@ -243,10 +251,12 @@ def _train(options: TrainOptions) -> None:
     edits = edits_of(cfg)
     name = edits.train_dataset()
     if comm.is_main_process() and name is not None:
-        DatasetCatalog.get(name)  # the class names are known once the annotations are read
+        if MetadataCatalog.get(name).get("thing_classes") is None:
+            DatasetCatalog.get(name)  # class names are known once the annotations are read
         save_metadata(name, Path(edits.output_dir) / METADATA_FILE)
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=options.resume)
+    forget_files()
     trainer.train()
 
 
@@ -260,7 +270,8 @@ def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]
         if not path.exists():
             raise FileNotFoundError(f"{str(path)!r} does not exist.")
     try:
-        categories = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
+        content = parsed(annotations, lambda: json.loads(annotations.read_text(encoding="utf-8")))
+        categories = content["categories"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(annotations)!r} is no COCO-format annotation file: {error!r}."

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from detectron2.data._read_once import parsed
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, PolygonMasks, RotatedBoxes
 from detectron2.utils.file_io import PathManager
@@ -148,8 +149,7 @@ def read_coco_content(json_file: str) -> dict[str, Any]:
         ValueError: it is no JSON, or no dictionary with "images".
     """
     try:
-        with PathManager.open(json_file, "r", encoding="utf-8") as stream:
-            content = json.load(stream)
+        content = parsed(json_file, lambda: _parse(json_file))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"The annotation file {json_file!r} does not exist. For a builtin dataset set "
@@ -169,6 +169,11 @@ def read_coco_content(json_file: str) -> dict[str, Any]:
             f"'categories', but it holds {found}."
         )
     return content
+
+
+def _parse(json_file: str) -> Any:
+    with PathManager.open(json_file, "r", encoding="utf-8") as stream:
+        return json.load(stream)
 
 
 def _category_ids(

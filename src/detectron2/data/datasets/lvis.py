@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from detectron2.data._read_once import parsed
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import _get_coco_instances_meta
 from detectron2.structures import BoxMode
@@ -60,8 +61,7 @@ def load_lvis_json(
         ValueError: ids repeat, or a segmentation is empty or no list of polygons.
     """
     try:
-        with PathManager.open(json_file, "r", encoding="utf-8") as stream:
-            content = json.load(stream)
+        content = parsed(json_file, lambda: _parse(json_file))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"The annotation file {json_file!r} does not exist. For the builtin LVIS datasets set "
@@ -95,6 +95,11 @@ def load_lvis_json(
         }
         for image in images
     ]
+
+
+def _parse(json_file: str) -> Any:
+    with PathManager.open(json_file, "r", encoding="utf-8") as stream:
+        return json.load(stream)
 
 
 def _file_name(image: dict[str, Any], image_root: str) -> str:

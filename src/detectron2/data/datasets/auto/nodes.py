@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from detectron2.data._read_once import parsed
+
 __all__ = ["Node", "finite", "read_json", "read_text"]
 
 # No image has as many pixels on a side; products of such numbers stay finite.
@@ -35,7 +37,7 @@ def read_json(path: Path) -> Node:
         ValueError: it is none, or cannot be read.
     """
     try:
-        return Node(json.loads(read_text(path)), str(path))
+        return Node(parsed(path, lambda: json.loads(read_text(path))), str(path))
     except RecursionError:
         raise ValueError(f"{str(path)!r} is nested too deeply to be an annotation file.") from None
     except json.JSONDecodeError as e:
