@@ -1,17 +1,18 @@
-"""What several verbs share."""
+"""What several verbs share: arguments, and how a dataset is written."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from detectron2.data.datasets.auto import RegisteredDataset
-    from detectron2.data.datasets.convert import Conversion
+    from detectron2.data.datasets.convert import Content, Conversion
 
 SOURCE_HELP = "Folder of a dataset, COCO JSON file, or registered name."
-IMAGE_ROOT_HELP = "Folder of the images of a JSON file."
 
 
 class Format(str, Enum):
@@ -30,10 +31,32 @@ class Images(str, Enum):
     symlink = "symlink"
 
 
-def format_of(dataset: RegisteredDataset, to: Format | None) -> str:
-    """The format asked for, else that of the source, else COCO."""
-    if to is not None:
-        return to.value
+Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
+Output = Annotated[Path, typer.Argument(help="Folder to make.")]
+ImageRoot = Annotated[Path | None, typer.Option(help="Folder of the images of a JSON file.")]
+ImagesOption = Annotated[Images, typer.Option(help="Copy the images, or link to them.")]
+To = Annotated[Format | None, typer.Option(help="Format to write; that of the source by default.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")]
+
+
+def write_part(
+    dataset: RegisteredDataset,
+    content: Content,
+    output: Path,
+    to: Format | None,
+    images: Images,
+    overwrite: bool,
+) -> None:
+    """Write what was chosen of a dataset, and say what was written."""
+    from detectron2.data.datasets.convert import write_content
+
+    chosen = to.value if to is not None else _format_of(dataset)
+    result = write_content(content, output, chosen, images.value, overwrite)
+    print_conversion(dataset, result, output, chosen)
+
+
+def _format_of(dataset: RegisteredDataset) -> str:
+    """The format of the source where it is one that is written, else COCO."""
     kind = "" if dataset.source is None else dataset.source.format
     names = {"YOLO": "yolo", "Pascal": "voc"}
     return names.get(kind.split(" ")[0], "coco")

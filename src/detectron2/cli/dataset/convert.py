@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from detectron2.cli.dataset._common import (
-    IMAGE_ROOT_HELP,
-    SOURCE_HELP,
     Format,
+    ImageRoot,
     Images,
+    ImagesOption,
+    Output,
+    Overwrite,
+    Source,
     print_conversion,
 )
 
@@ -22,14 +24,12 @@ EXAMPLE = (
 
 
 def command(
-    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
-    output: Annotated[Path, typer.Argument(help="Folder to make.")],
+    source: Source,
+    output: Output,
     to: Annotated[Format, typer.Option(help="Format to write.")],
-    image_root: Annotated[Path | None, typer.Option(help=IMAGE_ROOT_HELP)] = None,
-    images: Annotated[Images, typer.Option(help="Copy the images, or link to them.")] = Images.copy,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a folder that is not empty.")
-    ] = False,
+    image_root: ImageRoot = None,
+    images: ImagesOption = Images.copy,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a dataset in another format. Whatever happens, all of it is written or nothing."""
     from detectron2.data.datasets.auto import open_dataset

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from detectron2.cli.dataset._common import IMAGE_ROOT_HELP, SOURCE_HELP
+from detectron2.cli.dataset._common import ImageRoot, Source
 
 EXAMPLE = "Example: detectron2 dataset stats my_photos/ --output my_photos.html"
 
 
 def command(
-    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
+    source: Source,
     output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("dataset_stats.html"),
-    image_root: Annotated[Path | None, typer.Option(help=IMAGE_ROOT_HELP)] = None,
+    image_root: ImageRoot = None,
     pictures: Annotated[int, typer.Option(min=0, help="Pictures on the page.")] = 12,
 ) -> None:
     """Count classes, sizes and shapes of boxes, images; write one page with tables and plots."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detectron2.cli.dataset._common import IMAGE_ROOT_HELP, SOURCE_HELP
+from detectron2.cli.dataset._common import ImageRoot, Source
 
 EXAMPLE = (
     "Examples: detectron2 dataset visualize my_photos/; "
@@ -16,7 +16,7 @@ EXAMPLE = (
 
 
 def command(
-    source: Annotated[str, typer.Argument(help=SOURCE_HELP)],
+    source: Source,
     output: Annotated[Path, typer.Option(help="HTML page to write.")] = Path(
         "dataset_pictures.html"
     ),
@@ -25,7 +25,7 @@ def command(
         str | None, typer.Option("--class", help="Only images that show this class.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Another number chooses other images.")] = 0,
-    image_root: Annotated[Path | None, typer.Option(help=IMAGE_ROOT_HELP)] = None,
+    image_root: ImageRoot = None,
 ) -> None:
     """Draw images with their annotations on one page that opens anywhere."""
     from detectron2.data.datasets.auto import open_dataset
