@@ -1,6 +1,6 @@
 """Bitmaps of which only the part with pixels is kept until somebody asks for the whole."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def _areas(windows: Tensor) -> Tensor:
     return (windows[:, 2] - windows[:, 0]) * (windows[:, 3] - windows[:, 1])
 
 
-def _fill(objects: Sequence[Iterable[Polygon]], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _fill(objects: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Pixels and windows of objects, each the union of its polygons."""
     vertices, counts, owners = map(torch.from_numpy, flatten(objects))
     if dispatch.choose("rasterize_polygons", "cpu").implementation == "numba":

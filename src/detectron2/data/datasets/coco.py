@@ -7,16 +7,18 @@ import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from detectron2.data._read_once import parsed
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, BoxMode, PolygonMasks, RotatedBoxes
+from detectron2.data.datasets._coco_reading import (
+    AnnotationReader,
+    category_ids,
+    group_by_image,
+)
+from detectron2.data.datasets._coco_writing import to_coco_annotation
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_write_text
 
@@ -118,11 +120,11 @@ def _records(
     dataset_name: str | None,
     extra_annotation_keys: Sequence[str] | None,
 ) -> list[Record]:
-    id_map = _category_ids(content, json_file, dataset_name)
+    id_map = category_ids(content, json_file, dataset_name)
     images = sorted(content["images"], key=lambda image: image["id"])
-    annotations_of = _group_by_image(content.get("annotations", []), images, json_file)
+    annotations_of = group_by_image(content.get("annotations", []), images, json_file)
     keys = ["iscrowd", "bbox", "keypoints", "category_id", *(extra_annotation_keys or [])]
-    reader = _AnnotationReader(json_file, keys, id_map)
+    reader = AnnotationReader(json_file, keys, id_map)
     records = []
     for image in images:
         annotations = annotations_of.get(image["id"], [])
@@ -174,148 +176,6 @@ def read_coco_content(json_file: str) -> dict[str, Any]:
 def _parse(json_file: str) -> Any:
     with PathManager.open(json_file, "r", encoding="utf-8") as stream:
         return json.load(stream)
-
-
-def _category_ids(
-    content: dict[str, Any], json_file: str, dataset_name: str | None
-) -> dict[int, int] | None:
-    """Category id in the file -> class number; registers the classes."""
-    if dataset_name is None:
-        return None
-    categories = sorted(content.get("categories", []), key=lambda c: c["id"])
-    ids = [category["id"] for category in categories]
-    repeated = [i for i, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise ValueError(f"Category ids repeat in {json_file!r}: {repeated[:5]}.")
-    metadata = MetadataCatalog.get(dataset_name)
-    metadata.thing_classes = [category["name"] for category in categories]
-    if ids and ids != list(range(1, len(ids) + 1)) and "coco" not in dataset_name:
-        logger.warning(
-            "Category ids of %s are not 1, 2, ..., %d; they become 0 to %d in the order of their "
-            "ids (see thing_dataset_id_to_contiguous_id).",
-            json_file,
-            len(ids),
-            len(ids) - 1,
-        )
-    id_map = {category_id: i for i, category_id in enumerate(ids)}
-    metadata.thing_dataset_id_to_contiguous_id = id_map
-    return id_map
-
-
-def _group_by_image(
-    annotations: Sequence[dict[str, Any]], images: Sequence[dict[str, Any]], json_file: str
-) -> dict[Any, list[dict[str, Any]]]:
-    """Annotations by image id, in the order of the file.
-
-    Raises:
-        AssertionError: ids repeat; evaluation would silently count one annotation for another.
-    """
-    known = {image["id"] for image in images}
-    if len(known) != len(images):
-        repeated = [i for i, n in Counter(image["id"] for image in images).items() if n > 1]
-        raise AssertionError(f"Image ids repeat in {json_file!r}: {repeated[:5]}.")
-    # The 2014 "valminusminival" split, which many projects use, is known to repeat ids.
-    if "minival" not in os.path.basename(json_file):
-        ids = [annotation["id"] for annotation in annotations if "id" in annotation]
-        if len(set(ids)) != len(ids):
-            repeated = [i for i, n in Counter(ids).items() if n > 1]
-            raise AssertionError(
-                f"Annotation ids repeat in {json_file!r}: {repeated[:5]}; number them 1, 2, ..."
-            )
-    grouped: dict[Any, list[dict[str, Any]]] = {}
-    strays = 0
-    for annotation in annotations:
-        if annotation["image_id"] in known:
-            grouped.setdefault(annotation["image_id"], []).append(annotation)
-        else:
-            strays += 1
-    if strays:
-        logger.warning(
-            "%d annotations of %s belong to images that the file does not list; ignored.",
-            strays,
-            json_file,
-        )
-    return grouped
-
-
-class _AnnotationReader:
-    """Turns annotations of a COCO file into those of records, and counts what it leaves out."""
-
-    def __init__(self, json_file: str, keys: Sequence[str], id_map: dict[int, int] | None) -> None:
-        self.json_file = json_file
-        self.keys = keys
-        self.id_map = id_map
-        self.without_area = 0
-
-    def read(self, annotation: dict[str, Any]) -> dict[str, Any] | None:
-        """None if no part of the segmentation covers anything."""
-        if annotation.get("ignore", 0) != 0:
-            raise ValueError(
-                f"Annotation {annotation.get('id')} of {self.json_file!r} has 'ignore' set, which "
-                "COCO's format does not know; use 'iscrowd'."
-            )
-        result = {key: annotation[key] for key in self.keys if key in annotation}
-        if "bbox" in result and len(result["bbox"]) == 0:
-            raise ValueError(
-                f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
-                f"{self.json_file!r} has an empty 'bbox'; it must be [x, y, width, height]."
-            )
-        if annotation.get("segmentation"):
-            segmentation = self._segmentation(annotation)
-            if not segmentation:
-                self.without_area += 1
-                return None
-            result["segmentation"] = segmentation
-        if result.get("keypoints"):
-            result["keypoints"] = [
-                value + 0.5 if i % 3 != 2 else value for i, value in enumerate(result["keypoints"])
-            ]
-        rotated = len(result.get("bbox", ())) == 5
-        result["bbox_mode"] = BoxMode.XYWHA_ABS if rotated else BoxMode.XYWH_ABS
-        if self.id_map is not None:
-            result["category_id"] = self._class(annotation)
-        return result
-
-    def _segmentation(self, annotation: dict[str, Any]) -> Any:
-        segmentation = annotation["segmentation"]
-        if isinstance(segmentation, dict):
-            try:
-                return _compressed(segmentation)
-            except (TypeError, ValueError, OverflowError) as error:
-                raise ValueError(
-                    f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
-                    f"{self.json_file!r} has a run-length mask that cannot be decoded: {error}."
-                ) from error
-        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
-
-    def _class(self, annotation: dict[str, Any]) -> int:
-        assert self.id_map is not None
-        category = annotation["category_id"]
-        if category not in self.id_map:
-            raise KeyError(
-                f"Annotation {annotation.get('id')} of image {annotation['image_id']} in "
-                f"{self.json_file!r} has category_id {category}, which is not among the file's "
-                f"categories: {sorted(self.id_map)[:20]}. Add it there, or mend the annotation."
-            )
-        return self.id_map[category]
-
-    def report(self) -> None:
-        if self.without_area:
-            logger.warning(
-                "%d annotations of %s are left out: their polygons have fewer than three points, "
-                "or an odd number of coordinates.",
-                self.without_area,
-                self.json_file,
-            )
-
-
-def _compressed(rle: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(rle["counts"], list):
-        return rle
-    import hotcoco.mask
-
-    height, width = rle["size"]
-    return hotcoco.mask.frPyObjects(rle, height, width)
 
 
 def load_sem_seg(
@@ -391,7 +251,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
             }
         )
         for annotation in record.get("annotations", []):
-            converted = _to_coco_annotation(annotation)
+            converted = to_coco_annotation(annotation)
             number = int(annotation["category_id"])
             converted.update(
                 id=len(annotations) + 1,
@@ -409,64 +269,6 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
         "categories": categories,
         "annotations": annotations,
         "licenses": None,
-    }
-
-
-def _to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
-    """COCO's annotation of a record's, without ids."""
-    box = np.asarray(annotation["bbox"], dtype=np.float64)
-    to_mode = BoxMode.XYWH_ABS if len(box) == 4 else BoxMode.XYWHA_ABS
-    box = np.asarray(BoxMode.convert(box, annotation["bbox_mode"], to_mode))
-    result: dict[str, Any] = {
-        "bbox": [round(float(value), 3) for value in box],
-        "iscrowd": int(annotation.get("iscrowd", 0)),
-        "area": annotation_area(annotation, box),
-    }
-    if annotation.get("keypoints") is not None:
-        keypoints = [
-            # From coordinates to pixel indices.
-            value if i % 3 == 2 else value - 0.5
-            for i, value in enumerate(np.asarray(annotation["keypoints"]).reshape(-1).tolist())
-        ]
-        visible = [int(value) for value in keypoints[2::3]]
-        keypoints[2::3] = visible
-        result["keypoints"] = keypoints
-        result["num_keypoints"] = sum(value > 0 for value in visible)
-    if annotation.get("segmentation") is not None:
-        result["segmentation"] = json_segmentation(annotation["segmentation"])
-    return result
-
-
-def annotation_area(annotation: dict[str, Any], box: np.ndarray) -> float:
-    """Area of the segmentation, else of the box, which is XYWH or XYWHA; in pixels."""
-    segmentation = annotation.get("segmentation")
-    if segmentation is None:
-        area = RotatedBoxes([box.tolist()]) if len(box) == 5 else None
-        if area is not None:
-            return float(area.area()[0])
-        x, y, w, h = box.tolist()
-        return float(Boxes([[x, y, x + w, y + h]]).area()[0])
-    if isinstance(segmentation, list):
-        return float(PolygonMasks([segmentation]).area()[0])
-    import hotcoco.mask
-
-    return float(hotcoco.mask.area(_compressed(segmentation)))
-
-
-def json_segmentation(segmentation: Any) -> Any:
-    """Polygons or run lengths as values that JSON can hold."""
-    if isinstance(segmentation, list):
-        return [np.asarray(polygon).reshape(-1).tolist() for polygon in segmentation]
-    if not isinstance(segmentation, dict):
-        raise TypeError(
-            f"A segmentation of type {type(segmentation).__name__} has no place in COCO's format; "
-            "use polygons or a run-length encoding."
-        )
-    rle = _compressed(segmentation)
-    counts = rle["counts"]
-    return {
-        "size": [int(side) for side in rle["size"]],
-        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
     }
 
 

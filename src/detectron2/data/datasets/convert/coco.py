@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from detectron2.data.datasets._coco_writing import annotation_area, json_segmentation
 from detectron2.data.datasets.auto import ALL
-from detectron2.data.datasets.coco import annotation_area, json_segmentation
 from detectron2.data.datasets.convert.content import Content, ImageCopier, Record, is_rotated
 from detectron2.structures import BoxMode
 
