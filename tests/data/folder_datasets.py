@@ -127,3 +127,50 @@ def read(folder):
     found = recognize(folder)
     splits = {split: load() for split, load in found.splits.items()}
     return comparable(splits, found.classes), found
+
+
+# Formats that are only read.
+
+
+def via(folder, content):
+    entries = {}
+    for record in content.splits["train"]:
+        regions = [
+            {
+                "shape_attributes": {
+                    "name": "polygon",
+                    "all_points_x": a["segmentation"][0][0::2],
+                    "all_points_y": a["segmentation"][0][1::2],
+                },
+                "region_attributes": {"label": CLASSES[a["category_id"]]},
+            }
+            for a in record["annotations"]
+        ]
+        entries[record["image_id"]] = {"filename": record["file_name"], "regions": regions}
+    (folder / "via.json").write_text(json.dumps(entries))
+
+
+def labelme(folder, content):
+    for file, record in enumerate(content.splits["train"]):
+        shapes = [
+            {"label": CLASSES[a["category_id"]], "shape_type": "polygon", "group_id": number,
+             "points": np.reshape(a["segmentation"][0], (-1, 2)).tolist()}
+            for number, a in enumerate(record["annotations"])
+        ]  # fmt: skip
+        text = json.dumps({"imagePath": record["file_name"], "shapes": shapes})
+        (folder / f"{file}.json").write_text(text)
+
+
+def table(folder, content):
+    rows = ["filename,class,xmin,ymin,xmax,ymax"]
+    for record in content.splits["train"]:
+        for a in record["annotations"]:
+            rows.append(
+                ",".join(
+                    map(str, [record["file_name"], CLASSES[a["category_id"]], *upright_box(a)])
+                )
+            )
+    (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+
+
+WRITERS = {"via": via, "labelme": labelme, "table": table}

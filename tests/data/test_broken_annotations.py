@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from folder_datasets import make_content
+from folder_datasets import WRITERS, make_content
 
 from detectron2.data.datasets.auto import recognize
 from detectron2.data.datasets.convert import write_content
@@ -14,43 +14,6 @@ JUNK = (None, True, "", "x", -1, 0, 1e400, float("nan"), 10**400, [], {}, [[]], 
         [1, 2, "3"], {"a": None}, "../../etc", "\x00")  # fmt: skip
 WORDS = (b"nan", b"-inf", b"1e999", b"\x00", b"\xff\xfe", b'"', b"<", b"&", b"[[", b"}", b"\n\n",
          b"0", b"-1", b"9999999999", b"{", b": ", b"../")  # fmt: skip
-
-
-def via(folder, content):
-    entries = {}
-    for record in content.splits["train"]:
-        regions = [
-            {
-                "shape_attributes": {
-                    "name": "polygon",
-                    "all_points_x": a["segmentation"][0][0::2],
-                    "all_points_y": a["segmentation"][0][1::2],
-                },
-                "region_attributes": {"label": "cat"},
-            }
-            for a in record["annotations"]
-        ]
-        entries[record["image_id"]] = {"filename": record["file_name"], "regions": regions}
-    (folder / "via.json").write_text(json.dumps(entries))
-
-
-def labelme(folder, content):
-    for number, record in enumerate(content.splits["train"]):
-        shapes = [
-            {"label": "cat", "shape_type": "polygon", "group_id": 1,
-             "points": np.reshape(a["segmentation"][0], (-1, 2)).tolist()}
-            for a in record["annotations"]
-        ]  # fmt: skip
-        text = json.dumps({"imagePath": record["file_name"], "shapes": shapes})
-        (folder / f"{number}.json").write_text(text)
-
-
-def table(folder, content):
-    rows = ["filename,class,xmin,ymin,xmax,ymax"]
-    for record in content.splits["train"]:
-        for a in record["annotations"]:
-            rows.append(",".join(map(str, [record["file_name"], "cat", *a["bbox"]])))
-    (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +30,11 @@ def originals(tmp_path_factory):
             content = make_content(root / f"{to}_{kind}_images", kind, images=2)
             folders[f"{to}_{kind}"] = root / f"{to}_{kind}"
             write_content(content, folders[f"{to}_{kind}"], to)
-    for writer in (via, labelme, table):
-        folder = root / writer.__name__
+    for name, writer in WRITERS.items():
+        folder = root / name
         content = make_content(folder, "polygons", splits=("train",), images=2)
         writer(folder, content)
-        folders[writer.__name__] = folder
+        folders[name] = folder
     return folders
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folder_datasets import CLASSES, comparable, draw, make_content, read
+from folder_datasets import CLASSES, WRITERS, comparable, draw, make_content, read
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import load_voc_instances
@@ -55,13 +55,34 @@ def test_a_dataset_without_splits_stays_so(tmp_path, to):
     assert back == comparable(content.splits, CLASSES)
 
 
-@pytest.mark.parametrize("first", ["coco", "yolo", "voc"])
-@pytest.mark.parametrize("second", ["coco", "yolo", "voc"])
-def test_there_and_back_through_another_format(tmp_path, first, second):
-    write_content(make_content(tmp_path / "source", "polygons"), tmp_path / "one", first)
+@pytest.mark.parametrize(
+    "first, second, kind",
+    [
+        (first, second, kind)
+        for first in CARRIED
+        for second in CARRIED
+        for kind in CARRIED[first]
+        if kind in CARRIED[second]
+    ],
+)
+def test_there_and_back_through_another_format(tmp_path, first, second, kind):
+    write_content(make_content(tmp_path / "source", kind, images=2), tmp_path / "one", first)
     convert_dataset(register_folder(tmp_path / "one"), tmp_path / "two", second)
     convert_dataset(register_folder(tmp_path / "two"), tmp_path / "three", first)
     assert read(tmp_path / "three")[0] == read(tmp_path / "one")[0]
+
+
+@pytest.mark.parametrize("to", CARRIED)
+@pytest.mark.parametrize("name", WRITERS)
+def test_formats_that_are_only_read_are_carried_unchanged(tmp_path, name, to):
+    content = make_content(tmp_path / "source", "polygons", splits=("train",))
+    WRITERS[name](tmp_path / "source", content)
+    source, found = read(tmp_path / "source")
+    assert sum(len(a) for *_, a in source["all"]) == 6 and set(found.classes) == set(CLASSES)
+    result = convert_dataset(register_folder(tmp_path / "source"), tmp_path / "out", to)
+    assert result.losses == []
+    back = read(tmp_path / "out")[0]
+    assert next(iter(back.values())) == source["all"]
 
 
 def one_record(tmp_path, **annotation):

@@ -23,6 +23,7 @@ from detectron2.data.check import (
 )
 from detectron2.data.check import cache as cache_module
 from detectron2.data.check.shapes import crosses_itself, rle_counts
+from detectron2.data.datasets.auto import recognize
 from detectron2.data.datasets.coco import load_coco_json, register_coco_instances
 from detectron2.data.datasets.drawn_shapes import write_drawn_shapes
 from detectron2.structures import BoxMode
@@ -470,3 +471,19 @@ def test_command_says_what_is_missing(monkeypatch, capsys, tmp_path):
     assert code == 1 and "neither a registered dataset nor" in printed.err
     code, printed = command(monkeypatch, capsys, tmp_path / "none.json", "--policy", "fix")
     assert code == 1 and "needs --write" in printed.err
+
+
+def test_a_folder_is_checked_also_if_it_cannot_be_trained_on(shapes, tmp_path, monkeypatch, capsys):
+    annotation(bbox=[1, 2, float("nan"), 4])(shapes)
+    shapes.content["annotations"][2].pop("category_id")
+    shapes.content["images"][2]["width"] += 9
+    shapes.dataset()
+    code, printed = command(
+        monkeypatch, capsys, tmp_path, "--output", tmp_path / "out", "--no-cache"
+    )
+    assert code == 0
+    for title in ("Boxes that are empty or not finite", "Annotations that cannot be read",
+                  "Images of another size"):  # fmt: skip
+        assert f"error: {title}" in printed.out
+    with pytest.raises(ValueError, match=f"detectron2 dataset check {tmp_path}"):
+        recognize(tmp_path)

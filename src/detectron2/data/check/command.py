@@ -17,6 +17,7 @@ from detectron2.data.check.run import Dataset, check, coco_dataset
 from detectron2.data.check.structure import LISTS
 from detectron2.data.check.training import registered_dataset
 from detectron2.data.datasets.auto import ALL, open_dataset
+from detectron2.data.datasets.auto.coco import find_unchecked
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["CheckOptions", "run_check"]
@@ -99,6 +100,11 @@ def _splits(options: CheckOptions) -> dict[str, Dataset]:
     registered = options.dataset in DatasetCatalog.all_names()
     if path.is_file() and not registered:
         return {ALL: coco_dataset(path, options.images or path.parent)}
+    if path.is_dir() and not registered:
+        # Reading a folder for training ends at the first fault; here we want to hear of all.
+        files = find_unchecked(path)
+        if files:
+            return {split: coco_dataset(*pair) for split, pair in files.items()}
     found = open_dataset(options.dataset, options.images)
     return {split: _dataset(name) for split, name in found.names.items()}
 

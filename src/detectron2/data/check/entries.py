@@ -233,7 +233,7 @@ def class_problems(names: Sequence[str], counts: Counter[str], source: str) -> I
     if absent:
         yield Problem(
             "class-imbalance",
-            f"{len(absent)} of {len(names)} classes of {source!r} have no object: "
+            f"{len(absent)} of {len(names)} classes of {source!r} {_has(absent)} no object: "
             f"{_listed(absent)}.",
             source,
         )
@@ -242,10 +242,14 @@ def class_problems(names: Sequence[str], counts: Counter[str], source: str) -> I
         shown = [f"{name} ({counts[name]})" for name in sorted(rare, key=counts.__getitem__)]
         yield Problem(
             "class-imbalance",
-            f"{len(rare)} of {len(names)} classes of {source!r} have few objects, the most "
+            f"{len(rare)} of {len(names)} classes of {source!r} {_has(rare)} few objects, the most "
             f"frequent has {most}: {_listed(shown)}.",
             source,
         )
+
+
+def _has(names: Sequence[str]) -> str:
+    return "has" if len(names) == 1 else "have"
 
 
 def _listed(names: Sequence[str]) -> str:

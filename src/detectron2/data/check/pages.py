@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,8 +67,12 @@ def write_page(report: CheckReport, dataset: Dataset, path: str | Path) -> Path:
                 for kind, count in counts.items()
             ],
         )
+    folder = _common_folder(report.problems)
+    if folder:
+        page.paragraph(f"Files are named from {folder} on.")
     for kind in counts:
-        _section(page, kind, [p for p in report.problems if p.kind == kind], content)
+        problems = [_named_from(folder, p) for p in report.problems if p.kind == kind]
+        _section(page, kind, problems, content)
     if report.classes:
         page.heading("Classes")
         ranked = sorted(report.classes.items(), key=lambda item: -item[1])
@@ -88,16 +93,32 @@ def _section(page: Page, kind: str, problems: Sequence[Problem], content: dict[s
             break
     if figures:
         page.gallery(figures)
-    page.table(
-        ["reason", "image id", "annotation id"],
-        [[p.reason, *_ids(p)] for p in problems[:ROWS]],
-    )
+    columns = {
+        "reason": [p.reason for p in problems[:ROWS]],
+        "image id": [p.image_id for p in problems[:ROWS]],
+        "annotation id": [p.annotation_id for p in problems[:ROWS]],
+    }
+    columns = {k: v for k, v in columns.items() if any(cell is not None for cell in v)}
+    rows = zip(*columns.values())
+    page.table(list(columns), [["" if cell is None else cell for cell in row] for row in rows])
     if len(problems) > ROWS:
         page.paragraph(f"The JSON report lists {len(problems) - ROWS} more.")
 
 
-def _ids(problem: Problem) -> list[Any]:
-    return ["" if i is None else i for i in (problem.image_id, problem.annotation_id)]
+def _common_folder(problems: Sequence[Problem]) -> str:
+    """The folder of all files that the problems are about, "" if there is none."""
+    files = [file for p in problems for file in (p.file, p.other_file) if os.path.dirname(file)]
+    try:
+        return os.path.commonpath([os.path.dirname(file) for file in files])
+    except ValueError:  # none, or absolute and relative ones
+        return ""
+
+
+def _named_from(folder: str, problem: Problem) -> Problem:
+    """The problem with shorter names in its sentence; its files are still to be opened."""
+    if len(folder) < 2:
+        return problem
+    return dataclasses.replace(problem, reason=problem.reason.replace(folder + os.sep, ""))
 
 
 def _pictures(problem: Problem, content: dict[str, Any]) -> dict[str, np.ndarray]:

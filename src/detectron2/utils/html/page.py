@@ -31,10 +31,13 @@ code, pre { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace; background:
 code { padding: 1px 5px; border-radius: 4px; } pre { padding: 12px; border-radius: 8px;
        overflow-x: auto; }
 .wide { overflow-x: auto; }
+.pairs + .wide, .charts + .wide { margin-top: 16px; }
+.wide + p, .wide + .charts { margin-top: 14px; }
+.soft + .pairs { margin-top: 20px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 14px; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-th { font-weight: 600; color: var(--soft); }
+th { font-weight: 600; color: var(--soft); white-space: nowrap; }
 .charts { display: grid; gap: 20px;
           grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 .charts svg { width: 100%; max-width: 560px; height: auto; }

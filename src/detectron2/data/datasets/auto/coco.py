@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from detectron2.data.datasets.auto.folder import (
 from detectron2.data.datasets.auto.nodes import Node, read_json
 from detectron2.data.datasets.coco import load_coco_json
 
-__all__ = ["LOOKED_FOR", "dataset_of_files", "find"]
+__all__ = ["LOOKED_FOR", "dataset_of_files", "find", "find_unchecked"]
 
 LOOKED_FOR = (
     "COCO: a .json file with 'images', 'annotations' and 'categories', here, in annotations/ or "
@@ -32,16 +33,36 @@ _PREFERENCE = ("instances", "person_keypoints", "keypoints", "")
 
 def find(folder: Path) -> FolderDataset | None:
     """The dataset of a folder with COCO files."""
+    files = _files(folder)
+    return dataset_of_files(folder, files) if files else None
+
+
+def find_unchecked(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Split to annotation file and image folder, whatever is wrong with the entries.
+
+    Raises:
+        ValueError: several files seem to hold the same split.
+    """
+    found = {}
+    for split, path in _files(folder).items():
+        try:
+            root = _image_root(read_json(path), path, folder, split)
+        except ValueError:
+            root = folder
+        found[split] = path, root
+    return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Split to annotation file."""
     files: dict[str, list[Path]] = {}
     for path, split in _candidates(folder):
         if _is_instance_file(path):
             files.setdefault(split or split_of(path.stem) or ALL, []).append(path)
-    if not files:
-        return None
     if ALL in files and len(files) > 1:
         # A file of the whole beside its parts.
         del files[ALL]
-    return dataset_of_files(folder, {split: _preferred(paths) for split, paths in files.items()})
+    return {split: _preferred(paths) for split, paths in files.items()}
 
 
 def dataset_of_files(
@@ -62,7 +83,12 @@ def dataset_of_files(
     rotated = False
     for split, path in files.items():
         content = read_json(path)
-        _check(content)
+        try:
+            _check(content)
+        except ValueError as e:
+            raise ValueError(
+                f"{e} `detectron2 dataset check {folder}` lists everything that is wrong."
+            ) from e
         metadata = metadata or _keypoints(content)
         rotated = rotated or _is_rotated(content)
         categories[split] = _categories(content)
@@ -116,7 +142,8 @@ def _is_instance_file(path: Path) -> bool:
     annotations = entries.get("annotations")
     if not isinstance(entries.get("images"), list) or not isinstance(annotations, list):
         return False
-    return not annotations or (isinstance(annotations[0], dict) and "bbox" in annotations[0])
+    # One of them may be broken; a hundred are not.
+    return not annotations or any(isinstance(a, dict) and "bbox" in a for a in annotations[:100])
 
 
 def _preferred(paths: Sequence[Path]) -> Path:
@@ -160,7 +187,8 @@ def _is_rotated(content: Node) -> bool:
 
 def _image_root(content: Node, path: Path, folder: Path, split: str) -> Path:
     """The folder to which the file names of the images are relative."""
-    names = [image["file_name"].text() for image in content["images"].elements()]
+    images = content["images"].elements()
+    names = [image["file_name"].text() for image in itertools.islice(images, 3)]
     if not names:
         return folder
     parts = path.stem.split("_")
@@ -170,7 +198,7 @@ def _image_root(content: Node, path: Path, folder: Path, split: str) -> Path:
     candidates += sorted(below for below in (folder / "images").glob("*") if below.is_dir())
     # One image may be missing; three in a row are not.
     for root in candidates:
-        if any(os.path.isfile(root / name) for name in names[:3]):
+        if any(os.path.isfile(root / name) for name in names):
             return root
     looked = ", ".join(dict.fromkeys(str(root) for root in candidates[:6]))
     raise ValueError(
