@@ -1,5 +1,6 @@
 """Trainings by two processes, started by tests with launch() or torchrun."""
 
+import functools
 import logging
 import os
 import signal
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from toy_project import ToyTrainer, register_dataset, toy_config
+from toy_project import ToyDetector, ToyTrainer, register_dataset, toy_config
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, SimpleTrainer, create_ddp_model, hooks, launch
-from detectron2.engine.sharding import load_sharded, save_sharded, shard_model
+from detectron2.layers import CNNBlockBase
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import JSONWriter
@@ -52,25 +54,38 @@ def curve(accumulation, **options):
     )
 
 
-def sharded_curve(folder):
-    """The same with sharded parameters, saved and loaded into a new model half way."""
+class SmoothDetector(ToyDetector):
+    """Without what depends on how a batch is divided; it has a block to shard."""
 
-    def new_trainer():
-        model = shard_model(Model(), blocks=(nn.Linear,))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        return SimpleTrainer(model, loader, optimizer)
+    def __init__(self, cfg=None):
+        super().__init__(cfg, dropout=0.0)
+        torch.manual_seed(0)
+        self.layer = nn.Sequential(Block(3, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.norm = nn.Identity()
 
-    loader = shares(8)
-    first = new_trainer()
-    first.train(0, STEPS // 2)
-    folder = os.path.join(folder, "sharded")
-    save_sharded(folder, first.model, first.optimizer, {"iteration": first.iter})
-    second = new_trainer()
-    torch.nn.init.zeros_(next(second.model.parameters()))
-    extra = load_sharded(folder, second.model, second.optimizer, {"iteration": 0})
-    second.train(extra["iteration"], STEPS)
-    trainers = (first, second) if comm.is_main_process() else ()
-    return [v for t in trainers for v, _ in t.storage.history("total_loss").values()]
+
+class Block(CNNBlockBase):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, 1)
+        self.linear = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+META_ARCH_REGISTRY.register(SmoothDetector)
+
+
+def smooth_config(folder, sharded):
+    cfg = training_config(folder)
+    cfg.MODEL.META_ARCHITECTURE = "SmoothDetector"
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.05
+    cfg.TEST.EVAL_PERIOD = 4
+    cfg.TRAINING.FSDP.ENABLED = sharded
+    cfg.TRAINING.CHECKPOINTS_TO_KEEP = 2
+    return cfg
 
 
 class Trainer(ToyTrainer):
@@ -93,7 +108,15 @@ class KillFirst(HookBase):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder, until=STEPS, kill=False):
+def training_config(folder):
+    cfg = toy_config(folder, "distributed")
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.SOLVER.IMS_PER_BATCH = 4  # batch normalization needs two images in each process
+    cfg.SOLVER.MAX_ITER = STEPS
+    return cfg
+
+
+def train(folder, until=STEPS, kill=False, make_config=training_config):
     """Train the toy, whose dropout and data draw other numbers in each process."""
     logging.disable(logging.CRITICAL)
     os.makedirs(folder, exist_ok=True)
@@ -102,12 +125,8 @@ def train(folder, until=STEPS, kill=False):
             if rank == comm.get_rank():
                 register_dataset(Path(folder).parent / "images", "distributed", images=5)
             comm.synchronize()
-    cfg = toy_config(folder, "distributed")
-    cfg.SOLVER.CHECKPOINT_PERIOD = 2
-    cfg.SOLVER.IMS_PER_BATCH = 4  # batch normalization needs two images in each process
-    cfg.SOLVER.MAX_ITER = STEPS
     seed_all_rng(3 + comm.get_rank())
-    trainer = Trainer(cfg)
+    trainer = Trainer(make_config(folder))
     trainer.resume_or_load(resume=True)
     trainer.register_hooks([KillFirst()] if kill else [])
     trainer.max_iter = until
@@ -119,7 +138,6 @@ def everything(folder):
     curves = {
         "plain": curve(1),
         "accumulated": curve(2),
-        "sharded": sharded_curve(folder),
         "static": curve(1, static_graph=True, gradient_as_bucket_view=True),
     }
     if comm.is_main_process():
@@ -127,6 +145,19 @@ def everything(folder):
     train(os.path.join(folder, "whole"))
     train(os.path.join(folder, "interrupted"), until=4)
     train(os.path.join(folder, "interrupted"))
+    sharded = functools.partial(smooth_config, sharded=True)
+    train(os.path.join(folder, "sharded"), until=5, make_config=sharded)
+    damage(os.path.join(folder, "sharded"))
+    train(os.path.join(folder, "sharded"), make_config=sharded)
+
+
+def damage(folder):
+    """Cut off the newest checkpoint."""
+    if comm.is_main_process():
+        newest = Path(folder, Path(folder, "last_checkpoint").read_text())
+        shard = next(newest.glob("*.distcp"))
+        shard.write_bytes(shard.read_bytes()[:-9])
+    comm.synchronize()
 
 
 if __name__ == "__main__":

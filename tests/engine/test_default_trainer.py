@@ -371,3 +371,10 @@ def test_a_yaml_file_is_trained_in_the_same_way(cfg, tmp_path):
     trainer = ToyTrainer(path)
     assert trainer.max_iter == 6
     assert trainer.cfg.OUTPUT_DIR == cfg.OUTPUT_DIR
+
+
+def test_what_needs_the_whole_model_is_refused_with_a_sharded_one(cfg):
+    cfg.TRAINING.FSDP.ENABLED = True
+    cfg.TRAINING.EMA.ENABLED = True
+    with pytest.raises(ValueError, match="FSDP shards the model, and TRAINING.EMA.ENABLED needs"):
+        ToyTrainer(cfg)

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import subprocess
@@ -33,6 +34,28 @@ def test_two_processes_train_like_one_and_resume_exactly(tmp_path):
     assert [at for at, _ in whole] == list(range(distributed_program.STEPS))
     # The end of the first part, at iteration 4, draws no numbers that the whole one does not.
     assert losses(tmp_path / "interrupted") == whole
+    check_sharded(tmp_path)
+
+
+def check_sharded(folder):
+    """The curve of sharded parameters is that of one process, which sees the same batches."""
+    alone = functools.partial(distributed_program.smooth_config, sharded=False)
+    distributed_program.train(folder / "alone", make_config=alone)
+    expected = losses(folder / "alone")
+    assert len({value for _, value in expected}) == distributed_program.STEPS
+    for (at, value), (expected_at, expected_value) in zip(
+        losses(folder / "sharded"), expected, strict=True
+    ):
+        assert at == expected_at
+        assert value == pytest.approx(expected_value, rel=1e-4)
+    files = {"model_0000005.sharded", "model_0000007.sharded", "model_final.sharded"}
+    others = {"model_final.pth", "last_checkpoint", "metrics.json"}
+    assert set(os.listdir(folder / "sharded")) == files | others
+    weights = torch.load(folder / "sharded" / "model_final.pth")["model"]
+    for name, tensor in torch.load(folder / "alone" / "model_final.pth")["model"].items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6)
+    one = functools.partial(distributed_program.smooth_config, sharded=True)
+    distributed_program.train(folder / "sharded", make_config=one)  # finished: nothing to do
 
 
 @pytest.mark.slow

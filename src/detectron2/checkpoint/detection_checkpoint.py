@@ -58,6 +58,7 @@ class DetectionCheckpointer(Checkpointer):
         report: what the last `load` loaded and what not; None before.
     """
 
+    suffix = ".pth"
     in_background: bool = False
     report: LoadReport | None = None
 
@@ -249,16 +250,20 @@ class DetectionCheckpointer(Checkpointer):
     def _newest_first(self) -> Iterator[str]:
         """The last checkpoint, then the others of the training by age."""
         last = self.get_checkpoint_file()
-        if self.path_manager.isfile(last):
+        if self.path_manager.exists(last):
             yield last
         else:
             self.logger.error("The last checkpoint %s is gone.", last)
         others = [
             file
             for file in self.get_all_checkpoint_files()
-            if file != last and re.search(r"(_\d{7}|_final)\.pth$", file)
+            if file != last and re.search(rf"(_\d{{7}}|_final){re.escape(self.suffix)}$", file)
         ]
         yield from sorted(others, key=_modification_time, reverse=True)
+
+    def remove(self, path: str) -> None:
+        """Delete a checkpoint."""
+        self.path_manager.rm(path)
 
     # --- saving -----------------------------------------------------------------------------
 

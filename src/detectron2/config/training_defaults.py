@@ -37,6 +37,9 @@ TRAINING: dict[str, Any] = {
     "VALIDATION_BATCHES": 0,
     # Further records of the scalars: csv, wandb, mlflow, report (an HTML page).
     "WRITERS": (),
+    # Spread parameters, gradients and optimizer state over the processes (FSDP2), for models that
+    # are too large for one GPU.
+    "FSDP": {"ENABLED": False},
     # DistributedDataParallel.
     "DDP": {"STATIC_GRAPH": False, "BUCKET_VIEW": True},
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -95,8 +94,15 @@ class BatchParts:
         )
 
 
-def _without_exchange(model: Any, wanted: bool) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def _without_exchange(model: Any, wanted: bool) -> Iterator[None]:
     """Processes exchange gradients once per step, not once per part."""
-    if wanted and hasattr(model, "no_sync"):
-        return model.no_sync()
-    return contextlib.nullcontext()
+    if wanted and hasattr(model, "no_sync"):  # DistributedDataParallel
+        with model.no_sync():
+            yield
+    elif wanted and hasattr(model, "set_requires_gradient_sync"):  # sharded
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        yield

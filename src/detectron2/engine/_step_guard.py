@@ -34,7 +34,8 @@ def gradient_norm(model: nn.Module) -> Tensor | None:
     if not gradients:
         return None
     norms = torch._foreach_norm(gradients)
-    return torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+    total = torch.linalg.vector_norm(torch.stack([norm.float() for norm in norms]))
+    return total.full_tensor() if hasattr(total, "full_tensor") else total  # of a sharded model
 
 
 class StepGuard:

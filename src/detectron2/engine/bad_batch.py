@@ -10,6 +10,7 @@ import torch
 
 from detectron2.checkpoint._files import load_torch_file
 from detectron2.engine._random_state import set_random_state
+from detectron2.engine.sharding import full_weights
 from detectron2.structures import (
     BitMasks,
     Boxes,
@@ -40,10 +41,9 @@ def save_batch(
         OSError: the file cannot be written.
         TypeError: the batch holds objects of a kind that cannot be written.
     """
-    model = getattr(trainer.model, "module", trainer.model)
     content = {
         "batches": [_plain(batch) for batch in batches],
-        "model": model.state_dict(),
+        "model": full_weights(trainer.model),
         "random_state": dict(random_numbers),
         "iteration": trainer.iter,
         "config": config,

@@ -43,10 +43,12 @@ from detectron2.engine._setup import (
     default_setup,
     default_writers,
 )
+from detectron2.engine._sharded_checkpointer import ShardedCheckpointer, wants_shards
 from detectron2.engine._test_dataset import test_dataset
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.inference import speed_up
+from detectron2.engine.sharding import gathered, shard_model
 from detectron2.engine.streaming import map_in_batches, prefetched
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
@@ -208,19 +210,24 @@ class DefaultTrainer(TrainerBase):
 
         model = self.build_model(self.cfg)
         prepare_model(model, recipe.training)
+        sharded = wants_shards(recipe.training)
+        if sharded and comm.get_world_size() > 1:
+            shard_model(model)
         optimizer = self.build_optimizer(self.cfg, model)
         data_loader = self.build_train_loader(self.cfg)
-        model = create_ddp_model(model, **recipe.ddp_options)
+        if not sharded:
+            model = create_ddp_model(model, **recipe.ddp_options)
         self._trainer = self._build_loop(model, data_loader, optimizer)
         self._trainer.register_hooks([PassOnAfterBackward(self)])
         self.scheduler = self.build_lr_scheduler(self.cfg, optimizer)
-        self.checkpointer = DetectionCheckpointer(
+        checkpointer_class = ShardedCheckpointer if sharded else DetectionCheckpointer
+        self.checkpointer = checkpointer_class(
             # A strong reference would close a circle, and the GPU memory would stay in use.
             model,
             recipe.output_dir,
             trainer=weakref.proxy(self),
         )
-        self.checkpointer.in_background = recipe.training["BACKGROUND_CHECKPOINTS"]
+        self.checkpointer.in_background = recipe.training["BACKGROUND_CHECKPOINTS"] and not sharded
         self.start_iter = 0
         self.max_iter = recipe.max_iter
         self._start_time = time.time()
@@ -299,7 +306,7 @@ class DefaultTrainer(TrainerBase):
             result.append(
                 hooks.PreciseBN(recipe.eval_period, self.model, loader, recipe.precise_bn_batches)
             )
-        if comm.is_main_process():
+        if comm.is_main_process() or recipe.training["FSDP"]["ENABLED"]:
             result.append(
                 hooks.PeriodicCheckpointer(
                     self.checkpointer,
@@ -316,7 +323,8 @@ class DefaultTrainer(TrainerBase):
         return [hook for hook in result if hook is not None]
 
     def _test_and_remember(self) -> Any:
-        with self._averaging.applied() if self._averaging else nullcontext():
+        averaged = self._averaging.applied() if self._averaging else nullcontext()
+        with averaged, gathered(self.model):
             self._last_eval_results = self.test(self.cfg, self.model)
             if self._averaging and self.iter >= self.max_iter:
                 self.checkpointer.save("model_ema.safetensors")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from detectron2.modeling.backbone._swin_blocks import SwinTransformerBlock
 from detectron2.modeling.backbone._vit_blocks import Block
 from detectron2.utils import comm
 
-__all__ = ["load_sharded", "save_sharded", "shard_model"]
+__all__ = ["full_weights", "gathered", "load_shards", "shard_model", "write_shards"]
 
 _BLOCKS = (CNNBlockBase, Block, SwinTransformerBlock)
 
@@ -53,59 +53,102 @@ def shard_model(
         if isinstance(module, blocks) and any(p.requires_grad for p in module.parameters()):
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    _expect_unused_parameters(model)
+    model.register_load_state_dict_pre_hook(_weights_become_shards)
     return model
 
 
-def save_sharded(
-    folder: str, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]
+def _expect_unused_parameters(model: Any) -> None:
+    """The mask head has no gradients in a process whose images have no objects."""
+    # Of torch 2.13; before it such a batch is an error of the exchange.
+    if hasattr(model, "set_reduce_scatter_unused_params"):
+        model.set_reduce_scatter_unused_params(True)
+
+
+def _weights_become_shards(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
 ) -> None:
-    """Write a checkpoint to which every process contributes its shards; all of them call this.
+    """Before loading whole tensors into a sharded model: each process takes its part."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
-    The folder appears when it is complete, and replaces an older one of its name.
+    for name, parameter in module.named_parameters():
+        whole = state_dict.get(prefix + name)
+        if (
+            isinstance(parameter, DTensor)
+            and isinstance(whole, torch.Tensor)
+            and not isinstance(whole, DTensor)
+            and whole.shape == parameter.shape
+        ):
+            placed = whole.to(parameter.device, parameter.dtype)
+            state_dict[prefix + name] = distribute_tensor(
+                placed, parameter.device_mesh, parameter.placements
+            )
 
-    Args:
-        extra: plain values of the main process, such as the iteration.
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within the block every process has all parameters of a sharded model; all enter it.
+
+    The forward pass then needs no other process, as in an evaluation, where one process may have
+    more images than another. Other models are as before.
     """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    model.set_reshard_after_forward(False)
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        model.set_reshard_after_forward(True)
+        for module in sharded:
+            module.reshard()
+
+
+def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state_dict of a model with whole tensors; of a sharded one all processes call this."""
+    from torch.distributed.tensor import DTensor
+
+    model = getattr(model, "module", model)
+    return {
+        name: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def write_shards(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write model and optimizer to a folder; every process calls this and writes its shards."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     weights, state = get_state_dict(model, optimizer)
-    part = f"{folder}.part"
-    dcp.save({"model": weights, "optimizer": state, "extra": dict(extra)}, checkpoint_id=part)
-    comm.synchronize()
-    if comm.is_main_process():
-        if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    comm.synchronize()
+    with _one_process_is_fine():
+        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
 
 
-def load_sharded(
-    folder: str, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Take over what `save_sharded` wrote, also with another number of processes.
-
-    Args:
-        extra: the names to read, with values of the same kinds.
-
-    Returns:
-        The values of `extra` in the checkpoint.
-
-    Raises:
-        FileNotFoundError: there is no such checkpoint.
-    """
+def load_shards(folder: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Take over what `write_shards` wrote, also with another number of processes."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-    if not os.path.isfile(os.path.join(folder, ".metadata")):
-        raise FileNotFoundError(f"{folder!r} is no complete sharded checkpoint.")
     weights, state = get_state_dict(model, optimizer)
-    content: dict[str, Any] = {"model": weights, "optimizer": state, "extra": dict(extra)}
-    dcp.load(content, checkpoint_id=folder)
+    content: dict[str, Any] = {"model": weights, "optimizer": state}
+    with _one_process_is_fine():
+        dcp.load(content, checkpoint_id=folder)
     set_state_dict(
         model,
         optimizer,
         model_state_dict=content["model"],
         optim_state_dict=content["optimizer"],
     )
-    return content["extra"]
+
+
+@contextmanager
+def _one_process_is_fine() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

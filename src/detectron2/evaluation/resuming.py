@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -35,11 +36,13 @@ def model_identity(model: Any) -> str:
         return type(model).__name__
     module = getattr(model, "module", model)
     checksum = 0
-    for name, value in module.state_dict().items():
+    # Not its state_dict(), which takes a sharded model apart again.
+    for name, value in chain(module.named_parameters(), module.named_buffers()):
         checksum = zlib.crc32(name.encode(), checksum)
-        if isinstance(value, torch.Tensor):
-            memory = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            checksum = zlib.crc32(memory.numpy(), checksum)
+        # A copy: memory that NumPy has seen cannot be freed, which sharded models do.
+        copy = value.detach().to("cpu", copy=True)
+        memory = copy.contiguous().reshape(-1).view(torch.uint8)
+        checksum = zlib.crc32(memory.numpy(), checksum)
     return f"{type(module).__name__}-{checksum:08x}"
 
 

@@ -34,7 +34,8 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
 
     def _earlier_checkpoints(self) -> list[str]:
         """Those of the training before it was resumed, which count too."""
-        pattern = re.compile(rf"{re.escape(self.file_prefix)}_(\d{{7}})\.pth$")
+        prefix, suffix = re.escape(self.file_prefix), re.escape(self._suffix)
+        pattern = re.compile(rf"{prefix}_(\d{{7}}){suffix}$")
         found = []
         for file in self.checkpointer.get_all_checkpoint_files():
             match = pattern.search(os.path.basename(file))
@@ -61,15 +62,19 @@ class PeriodicCheckpointer(_PeriodicCheckpointer, HookBase):
             self.checkpointer.save(f"{self.file_prefix}_final", iteration=iteration, **kwargs)
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.checkpointer.save_dir, f"{name}.pth")
+        return os.path.join(self.checkpointer.save_dir, f"{name}{self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
+        return getattr(self.checkpointer, "suffix", ".pth")  # fvcore's own has none
 
     def _remove_all_but(self, count: int) -> None:
         while len(self.recent_checkpoints) > count:
             file = self.recent_checkpoints.pop(0)
             if self.path_manager.exists(file) and not file.endswith(
-                f"{self.file_prefix}_final.pth"
+                f"{self.file_prefix}_final{self._suffix}"
             ):
-                self.path_manager.rm(file)
+                getattr(self.checkpointer, "remove", self.path_manager.rm)(file)
 
     def after_train(self) -> None:
         if hasattr(self.checkpointer, "wait"):
