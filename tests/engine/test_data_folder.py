@@ -13,7 +13,7 @@ from detectron2 import model_zoo
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.convert import write_content
 from detectron2.engine.config_edits import edits_of
-from detectron2.engine.data_folder import read_data_folder
+from detectron2.engine.data_folder import long_schedule, read_data_folder
 from detectron2.engine.train_command import TrainOptions, configure, run_evaluate, run_train
 
 MASKS = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
@@ -96,6 +96,16 @@ def test_a_model_that_learns_more_than_there_is_is_refused(make, kind, config, s
 def test_a_suitable_config_is_suggested(make, kind, config):
     suggested = read_data_folder(make(kind)).suggested_config()
     assert config in suggested and model_zoo.get_config_file(suggested)
+
+
+def test_a_schedule_for_large_datasets_is_said_to_be_one(make):
+    folder = make("boxes")
+    cfg, _ = configured(folder, BOXES)
+    note = long_schedule(cfg, read_data_folder(folder))
+    assert "90000 iterations of 16 images show each of the 3 images 480000 times" in note
+    assert "SOLVER.MAX_ITER=100 shows each about 533 times" in note
+    cfg.SOLVER.MAX_ITER = 90
+    assert long_schedule(cfg, read_data_folder(folder)) is None
 
 
 def test_without_splits_all_is_trained_on_and_evaluated(make):

@@ -24,7 +24,7 @@ from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine.config_edits import edits_of
 from detectron2.engine.config_source import resolve_config
-from detectron2.engine.data_folder import DataFolder, read_data_folder
+from detectron2.engine.data_folder import DataFolder, long_schedule, read_data_folder
 from detectron2.engine.defaults import DefaultTrainer, default_setup
 from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
@@ -75,7 +75,10 @@ def run_train(options: TrainOptions) -> None:
         if options.data is not None:
             options = dataclasses.replace(options, folder=read_data_folder(options.data))
         options = _with_config(options)
-        configure(options, say=print)  # says what is wrong before any process is started
+        # Says what is wrong before any process is started.
+        cfg = configure(options, say=print)
+        if options.folder is not None and (note := long_schedule(cfg, options.folder)):
+            print(note)
         if options.auto_scale:
             print("\n".join(_auto_scaled(options)[1]))
         if options.num_gpus > 1:
