@@ -173,4 +173,31 @@ def table(folder, content):
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
 
 
+def write_panoptic(folder):
+    """COCO's panoptic format: an image with two things, a crowd and the sky in each split."""
+    ball_id, dog_id, sky_id, crowd_id = 7, 300, 70_000, 9
+    for split in ("train", "val"):
+        draw(folder / f"{split}2017" / "000001.jpg")
+        ids = np.full((HEIGHT, WIDTH), sky_id)
+        ids[10:20, 5:25], ids[30:40, 40:60], ids[0:4, 0:4] = ball_id, dog_id, crowd_id
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
+        drawings = folder / "annotations" / f"panoptic_{split}2017"
+        drawings.mkdir(parents=True)
+        Image.fromarray(colours).save(drawings / "000001.png")
+        content = {
+            "images": [{"id": 1, "file_name": "000001.jpg", "width": WIDTH, "height": HEIGHT}],
+            "annotations": [
+                {"image_id": 1, "file_name": "000001.png", "segments_info": [
+                    {"id": ball_id, "category_id": 37}, {"id": dog_id, "category_id": 18},
+                    {"id": sky_id, "category_id": 187}, {"id": 12345, "category_id": 18},
+                    {"id": crowd_id, "category_id": 18, "iscrowd": 1}]}
+            ],
+            "categories": [
+                {"id": 187, "name": "sky", "isthing": 0}, {"id": 37, "name": "ball", "isthing": 1},
+                {"id": 18, "name": "dog", "isthing": 1}],
+        }  # fmt: skip
+        (folder / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(content))
+    return folder
+
+
 WRITERS = {"via": via, "labelme": labelme, "table": table}

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from folder_datasets import WRITERS, make_content
+from folder_datasets import WRITERS, make_content, write_panoptic
 
 from detectron2.data.datasets.auto import recognize
 from detectron2.data.datasets.convert import write_content
@@ -35,6 +35,7 @@ def originals(tmp_path_factory):
         content = make_content(folder, "polygons", splits=("train",), images=2)
         writer(folder, content)
         folders[name] = folder
+    folders["panoptic"] = write_panoptic(root / "panoptic")
     return folders
 
 

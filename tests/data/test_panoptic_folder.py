@@ -2,10 +2,8 @@
 
 import json
 
-import numpy as np
 import pytest
-from folder_datasets import HEIGHT, WIDTH, draw
-from PIL import Image
+from folder_datasets import draw, write_panoptic
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data._segmentations import decode_rle
@@ -15,33 +13,10 @@ from detectron2.structures import BoxMode
 
 pytestmark = pytest.mark.usefixtures("catalogs_as_before")
 
-BALL, DOG, SKY, CROWD = 7, 300, 70_000, 9
-
 
 @pytest.fixture
 def folder(tmp_path):
-    for split in ("train", "val"):
-        draw(tmp_path / f"{split}2017" / "000001.jpg")
-        ids = np.full((HEIGHT, WIDTH), SKY)
-        ids[10:20, 5:25], ids[30:40, 40:60], ids[0:4, 0:4] = BALL, DOG, CROWD
-        colours = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
-        drawings = tmp_path / "annotations" / f"panoptic_{split}2017"
-        drawings.mkdir(parents=True)
-        Image.fromarray(colours).save(drawings / "000001.png")
-        content = {
-            "images": [{"id": 1, "file_name": "000001.jpg", "width": WIDTH, "height": HEIGHT}],
-            "annotations": [
-                {"image_id": 1, "file_name": "000001.png", "segments_info": [
-                    {"id": BALL, "category_id": 37}, {"id": DOG, "category_id": 18},
-                    {"id": SKY, "category_id": 187}, {"id": 12345, "category_id": 18},
-                    {"id": CROWD, "category_id": 18, "iscrowd": 1}]}
-            ],
-            "categories": [
-                {"id": 187, "name": "sky", "isthing": 0}, {"id": 37, "name": "ball", "isthing": 1},
-                {"id": 18, "name": "dog", "isthing": 1}],
-        }  # fmt: skip
-        (tmp_path / "annotations" / f"panoptic_{split}2017.json").write_text(json.dumps(content))
-    return tmp_path
+    return write_panoptic(tmp_path)
 
 
 def test_things_become_objects_with_masks(folder):

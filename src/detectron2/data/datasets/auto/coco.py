@@ -220,7 +220,7 @@ def _check(content: Node) -> None:
         for side in ("width", "height"):
             if image[side].integer() <= 0:
                 raise image.fail(f"has {side} {image[side].value}.")
-        image_ids.add(_id(image["id"]))
+        image_ids.add(image["id"].identity())
     if len(image_ids) != len(content["images"].value):
         raise content["images"].fail("repeats an id.")
     if len({type(i) for i in image_ids}) > 1:
@@ -228,8 +228,8 @@ def _check(content: Node) -> None:
     ids = set()
     for annotation in content["annotations"].elements():
         _check_annotation(annotation)
-        _id(annotation["image_id"])
-        ids.add(_id(annotation["id"]) if "id" in annotation else len(ids))
+        annotation["image_id"].identity()
+        ids.add(annotation["id"].identity() if "id" in annotation else len(ids))
     if len(ids) != len(content["annotations"].value):
         raise content["annotations"].fail("repeats an id; number them 1, 2, ...")
 
@@ -255,12 +255,6 @@ def _check_run_lengths(rle: Node) -> None:
         raise rle["size"].fail("must be [height, width].")
     if not isinstance(rle["counts"].value, str):
         rle["counts"].numbers()
-
-
-def _id(node: Node) -> Any:
-    if isinstance(node.value, (str, int)):
-        return node.value
-    raise node.fail("is neither a number nor a text.")
 
 
 def _read(path: Path, image_root: Path, id_map: Mapping[Any, int]) -> list[Record]:

@@ -119,6 +119,12 @@ class Node:
             raise ValueError(f"{self.where} is {_short(self.value)} where a text is due.")
         return self.value
 
+    def identity(self) -> str | int:
+        """What an entry is referred to by."""
+        if not isinstance(self.value, (str, int)):
+            raise self.fail("is neither a number nor a text.")
+        return self.value
+
     def label(self) -> str:
         """A text, or a number as one."""
         if isinstance(self.value, (int, float)) and not isinstance(self.value, bool):

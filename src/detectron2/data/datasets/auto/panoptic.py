@@ -72,12 +72,14 @@ def _is_panoptic(path: Path) -> bool:
 def _read(path: Path, images: ImageFolder, split: str, notes: Notes) -> Iterator[Record]:
     content = read_json(path)
     things = _things(content)
-    names = {image["id"].value: image["file_name"].text() for image in _list(content, "images")}
+    names = {
+        image["id"].identity(): image["file_name"].text() for image in _list(content, "images")
+    }
     drawings = _drawing_folder(content, path, images)
     for annotation in content["annotations"].elements():
         drawn_as = annotation["file_name"].text()
         # The image is called like the drawing where the file does not list it.
-        name = names.get(annotation["image_id"].value, Path(drawn_as).stem)
+        name = names.get(annotation["image_id"].identity(), Path(drawn_as).stem)
         image = _photo(name, images, split, drawings)
         record = None if image is None else images.record(image)
         if record is None:
