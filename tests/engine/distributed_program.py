@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -116,7 +117,13 @@ def training_config(folder):
     return cfg
 
 
-def train(folder, until=STEPS, kill=False, make_config=training_config):
+def long_config(folder):
+    cfg = training_config(folder)
+    cfg.SOLVER.MAX_ITER = 20
+    return cfg
+
+
+def train(folder, until=STEPS, hooks=(), make_config=training_config):
     """Train the toy, whose dropout and data draw other numbers in each process."""
     logging.disable(logging.CRITICAL)
     os.makedirs(folder, exist_ok=True)
@@ -128,7 +135,7 @@ def train(folder, until=STEPS, kill=False, make_config=training_config):
     seed_all_rng(3 + comm.get_rank())
     trainer = Trainer(make_config(folder))
     trainer.resume_or_load(resume=True)
-    trainer.register_hooks([KillFirst()] if kill else [])
+    trainer.register_hooks(hooks)
     trainer.max_iter = until
     trainer.train()
 
@@ -160,6 +167,26 @@ def damage(folder):
     comm.synchronize()
 
 
+class WaitForSignal(HookBase):
+    """Says in iteration 3 that a signal may come, and waits for it."""
+
+    def before_step(self):
+        if self.trainer.iter == 3:
+            Path(self.trainer.cfg.OUTPUT_DIR, f"waiting{comm.get_rank()}").touch()
+            while not self.trainer._interruption.signal_name:
+                time.sleep(0.002)
+
+
+def train_until_signal(folder):
+    """20 iterations; the processes agree on an end after iteration 10."""
+    train(folder, until=20, make_config=long_config, hooks=[WaitForSignal()])
+
+
+def launch_until_signal(folder):
+    """Entry point of a process that starts two."""
+    launch(train_until_signal, 2, dist_url="auto", args=(folder,))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    launch(train, 1, args=(sys.argv[1], STEPS, sys.argv[2] == "kill"))
+    launch(train, 1, args=(sys.argv[1], STEPS, [KillFirst()] if sys.argv[2] == "kill" else []))

@@ -1,8 +1,11 @@
 import functools
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 import torch
 
 from detectron2.engine import launch
+from detectron2.engine._interruption import EXIT_CODE
 
 
 def losses(folder):
@@ -56,6 +60,24 @@ def check_sharded(folder):
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6)
     one = functools.partial(distributed_program.smooth_config, sharded=True)
     distributed_program.train(folder / "sharded", make_config=one)  # finished: nothing to do
+
+
+@pytest.mark.slow
+def test_convention_launch_passes_a_signal_on_and_exits_with_85(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    folder = tmp_path / "run"
+    process = context.Process(target=distributed_program.launch_until_signal, args=(str(folder),))
+    process.start()
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("waiting?"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == EXIT_CODE == 85
+    assert [at for at, _ in losses(folder)] == list(range(11))
+    assert (folder / "last_checkpoint").read_text() == "model_0000010.pth"
+    state = torch.load(folder / "model_0000010.pth")
+    assert state["iteration"] == 10 and len(state["trainer"]["ranks"]) == 2
 
 
 @pytest.mark.slow

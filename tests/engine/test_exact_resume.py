@@ -12,7 +12,7 @@ import time
 import pytest
 import resume_program
 
-from detectron2.engine._interruption import EXIT_CODE
+from detectron2.engine._interruption import EXIT_CODE, Interruption
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +151,15 @@ def is_running(process_id):
             return stream.read().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_signals_within_a_second_are_one_request():
+    interruption = Interruption()
+    with interruption.watched():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signal_name == "SIGUSR1"
+        interruption._first -= 2
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from detectron2.utils import comm
 
-__all__ = ["EXIT_CODE", "Interruption", "TrainingInterrupted"]
+__all__ = ["EXIT_CODE", "Interruption", "TrainingInterrupted", "signals_go_on"]
 
 EXIT_CODE = 85
 """Exit code of a training that was asked to end and can be resumed."""
@@ -20,6 +22,9 @@ EXIT_CODE = 85
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
 
 _AGREEMENT_PERIOD = 10
+
+_SAME_SIGNAL = 1.0
+"""Seconds in which several signals are one request."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +50,17 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal_name = ""
+        self._first = 0.0
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """While the block runs, signals are remembered instead of ending the process.
 
-        Each only once: a second one ends the process at once, as it would outside. Only the main
-        thread may change what signals do; in another one the block changes nothing.
+        A second one, more than a second later, ends the process at once as it would outside. Only
+        the main thread may change what signals do; in another one the block changes nothing.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with _handled(_NAMES, self._remember):
             yield
-            return
-        before = {}
-        for name in _NAMES:
-            if (number := getattr(signal, name, None)) is not None:
-                before[number] = signal.signal(number, self._remember)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def agreed(self, iteration: int) -> str:
         """Name of the signal if the training ends after this iteration, in every process.
@@ -78,11 +74,57 @@ class Interruption:
         return next((name for name in comm.all_gather(self.signal_name) if name), "")
 
     def _remember(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal_name:
+            # SLURM signals every process of a job, and launch() passes on what it gets.
+            if now - self._first > _SAME_SIGNAL:
+                _act_by_default(number)
+            return
+        self._first = now
         self.signal_name = signal.Signals(number).name
-        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        signal.signal(number, default)
         logger.warning(
             "%s: the training ends after this iteration and saves a checkpoint; "
-            "a second one ends it at once.",
+            "another one ends it at once.",
             self.signal_name,
         )
+
+
+@contextmanager
+def signals_go_on(processes: Sequence[int]) -> Iterator[None]:
+    """While the block runs, these processes get the signals that ask this one to end.
+
+    SIGINT is not passed on: a terminal sends it to all of them.
+    """
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        for process in processes if number != signal.SIGINT else ():
+            with suppress(ProcessLookupError):  # it has ended already
+                os.kill(process, number)
+
+    with _handled(_NAMES, pass_on):
+        yield
+
+
+@contextmanager
+def _handled(
+    names: Sequence[str], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Signals go to `handler` while the block runs, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    for name in names:
+        if (number := getattr(signal, name, None)) is not None:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _act_by_default(number: int) -> None:
+    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, default)
+    os.kill(os.getpid(), number)

@@ -21,7 +21,8 @@ from detectron2.data.datasets.auto import (
     with_classes,
 )
 from detectron2.data.metadata_file import METADATA_FILE, load_metadata
-from detectron2.engine.config_edits import ConfigEdits
+from detectron2.engine.config_edits import ConfigEdits, YacsEdits
+from detectron2.engine.data_recipe import BoxStatistics, choose, statistics_of
 from detectron2.structures import BoxMode
 
 __all__ = ["DataFolder", "long_schedule", "read_data_folder"]
@@ -49,6 +50,7 @@ class DataFolder:
         masks: some annotations have a segmentation.
         run_lengths: some segmentations are not polygons.
         keypoints: names of the keypoints.
+        statistics: of the images and boxes to train on.
     """
 
     found: FolderDataset
@@ -56,6 +58,7 @@ class DataFolder:
     masks: bool
     run_lengths: bool
     keypoints: list[str]
+    statistics: BoxStatistics
 
     def suggested_config(self) -> str:
         """A config of the zoo that learns what there is."""
@@ -63,8 +66,15 @@ class DataFolder:
             return _KEYPOINTS
         return _MASKS if self.masks else _BOXES
 
-    def apply(self, edits: ConfigEdits, for_training: bool) -> list[str]:
+    def apply(self, edits: ConfigEdits, for_training: bool, processes: int = 1) -> list[str]:
         """Register the data, fit the config to it, and say in sentences what was done.
+
+        Size of images, anchors and schedule of a LazyConfig stay: it has no one place for them.
+
+        Args:
+            edits: of the config.
+            for_training: False if the data are only evaluated on.
+            processes: GPUs that train.
 
         Raises:
             ValueError: the model learns what the data do not have.
@@ -83,7 +93,10 @@ class DataFolder:
         if self.run_lengths and edits.wants_masks():
             edits.set_mask_format("bitmask")
             said.append("Some masks are not polygons: masks are loaded as bitmaps.")
-        return said + _set_splits(edits, dataset, for_training)
+        said += _set_splits(edits, dataset, for_training)
+        if for_training and isinstance(edits, YacsEdits) and self.statistics.images:
+            said += choose(edits.cfg, self.statistics, processes)
+        return said
 
     def _check(self, edits: ConfigEdits, for_training: bool) -> None:
         if not for_training:
@@ -121,11 +134,14 @@ def read_data_folder(folder: Path, weights: str | None = None) -> DataFolder:
     if beside is not None and beside.is_file():
         found = with_classes(found, load_metadata(beside).get("thing_classes", found.classes))
     images, kinds = {}, set()
+    statistics = statistics_of([])
     splits = {split: ReadAhead(read) for split, read in found.splits.items()}
     found = dataclasses.replace(found, splits=splits)
     for split, read in splits.items():
         records = read.look()
         images[split] = len(records)
+        if split in ("train", ALL):
+            statistics = statistics_of(records)
         kinds |= {
             type(annotation.get("segmentation"))
             for record in records
@@ -138,6 +154,7 @@ def read_data_folder(folder: Path, weights: str | None = None) -> DataFolder:
         masks=bool(kinds & {list, dict}),
         run_lengths=dict in kinds,
         keypoints=list(found.metadata.get("keypoint_names", [])),
+        statistics=statistics,
     )
 
 

@@ -375,6 +375,8 @@ class DefaultTrainer(TrainerBase):
             if not is_due:
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             self.checkpointer.wait()
+            # Whoever started the processes ends all of them when the first is gone.
+            comm.synchronize()
             raise TrainingInterrupted(signal_name, self.iter)
 
     def after_train(self) -> None:

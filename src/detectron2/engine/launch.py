@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from detectron2.engine._interruption import EXIT_CODE
+from detectron2.engine._interruption import EXIT_CODE, signals_go_on
 from detectron2.engine._slurm import SlurmPlace, slurm_place
 from detectron2.utils import comm
 
@@ -70,6 +70,7 @@ def launch(
 
     Raises:
         ValueError: `dist_url` does not fit, or there are fewer GPUs than processes.
+        SystemExit: a signal, which is passed on to the processes, ended their training; code 85.
     """
     if _started_by_torchrun():
         _run_under_torchrun(main_func, args, timeout)
@@ -86,14 +87,18 @@ def launch(
     url = _meeting_point(dist_url, num_machines)
     method = mp.get_start_method(allow_none=True)
     world = _World(size, num_gpus_per_machine, url, timeout, method)
+    context = mp.start_processes(
+        _run_worker,
+        nprocs=num_gpus_per_machine,
+        args=(main_func, tuple(args), world, machine_rank),
+        join=False,
+        daemon=False,  # daemons may not start the workers of a data loader
+        start_method="spawn",
+    )
     try:
-        mp.start_processes(
-            _run_worker,
-            nprocs=num_gpus_per_machine,
-            args=(main_func, tuple(args), world, machine_rank),
-            daemon=False,  # daemons may not start the workers of a data loader
-            start_method="spawn",
-        )
+        with signals_go_on(context.pids()):
+            while not context.join():
+                pass
     except mp.ProcessExitedException as error:
         if error.exit_code == EXIT_CODE:  # all of them saved and ended
             raise SystemExit(EXIT_CODE) from None
@@ -172,8 +177,26 @@ def _run_under_torchrun(
     main_func: Callable[..., Any], args: Sequence[Any], timeout: timedelta
 ) -> None:
     _choose_gpu(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(backend=_backend(), timeout=timeout)
-    _run_in_group(main_func, args, int(os.environ["LOCAL_WORLD_SIZE"]))
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    if local_size == int(os.environ["WORLD_SIZE"]):
+        _join_this_start(timeout)
+    else:
+        dist.init_process_group(backend=_backend(), timeout=timeout)
+    _run_in_group(main_func, args, local_size)
+
+
+def _join_this_start(timeout: timedelta) -> None:
+    """Meet the other processes of one machine after this restart, not what an earlier start left.
+
+    torchrun keeps one store over its restarts: a process may read in it where another one
+    listened that was killed, and fail to connect. Between machines the counts of restarts differ.
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    start = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(
+        backend=_backend(), store=start, rank=rank, world_size=size, timeout=timeout
+    )
 
 
 def _run_under_slurm(

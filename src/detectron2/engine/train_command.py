@@ -151,7 +151,7 @@ def configure(
             raise ValueError("--data is a whole dataset; leave out --train-data and --val-data.")
         checkpoint = None if for_training else options.weights
         folder = options.folder or read_data_folder(options.data, checkpoint)
-        for sentence in folder.apply(edits, for_training):
+        for sentence in folder.apply(edits, for_training, options.num_gpus):
             if say is not None:
                 say(sentence)
     if options.train_data is not None:
