@@ -23,6 +23,7 @@ VERBS = (
     "debug-batch",
     "compare",
     "export",
+    "serve",
     "visualize",
     "zoo",
     "doctor",

@@ -18,6 +18,7 @@ from detectron2.cli import (
     export,
     predict,
     quickstart,
+    serve,
     train,
     visualize,
     zoo,
@@ -43,6 +44,7 @@ app.command("debug-batch", epilog=debug_batch.EXAMPLE)(debug_batch.debug_batch)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("serve", epilog=serve.EXAMPLE)(serve.serve)
 app.command("visualize", epilog=visualize.EXAMPLE)(visualize.visualize)
 app.add_typer(dataset.app, name="dataset", epilog=dataset.EXAMPLE)
 app.add_typer(zoo.app, name="zoo", epilog=zoo.EXAMPLE)

@@ -24,6 +24,7 @@ __all__ = [
     "exif_orientation",
     "open_image",
     "read_image",
+    "upright_array",
 ]
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,11 @@ def _read_picture(stream: IO[bytes], format: str | None) -> np.ndarray:
     image = open_image(stream)
     if format == ALL_CHANNELS and getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
         return _all_pages(image)
+    return upright_array(image, format)
+
+
+def upright_array(image: Image.Image, format: str | None) -> np.ndarray:
+    """Array of a Pillow image, turned by its EXIF orientation, in a format of `read_image`."""
     return convert_PIL_to_numpy(_apply_exif_orientation(image), format)
 
 

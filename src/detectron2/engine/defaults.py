@@ -154,9 +154,9 @@ class DefaultPredictor:
                 return self.model(inputs)
 
         prepared = prefetched(map(self.prepare, images), depth=2 * batch_size)
-        return map_in_batches(run, prepared, self._padded_size, batch_size)
+        return map_in_batches(run, prepared, self.padded_size, batch_size)
 
-    def _padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
+    def padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
         """(H, W) of the batch in which an input of the model is alone."""
         backbone = getattr(self.model, "backbone", None)
         multiple = max(getattr(backbone, "size_divisibility", 1), 1)

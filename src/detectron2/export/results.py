@@ -10,7 +10,11 @@ from torch import Tensor
 
 from detectron2.export.info import ExportInfo
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
-from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detectron2.modeling.postprocessing import (
+    detector_postprocess,
+    sem_seg_postprocess,
+    to_output_frame,
+)
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 
 __all__ = ["results_of_batch"]
@@ -44,7 +48,9 @@ def _result_of_image(
     if "sem_seg" in outputs:
         result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"][index], size, *wanted)
     if "image_index" in outputs:
-        found = detector_postprocess(_instances(info, outputs, index, size), *wanted)
+        # Instances are merged with stuff as images of masks.
+        convert = to_output_frame if info.panoptic is None else detector_postprocess
+        found = convert(_instances(info, outputs, index, size), *wanted)
         result["proposals" if "proposal_boxes" in outputs else "instances"] = found
     if info.panoptic is not None:
         result["panoptic_seg"] = combine_semantic_and_instance_outputs(
