@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,15 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from toy_project import ToyDetector, ToyTrainer, forget_dataset, register_dataset, toy_config
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint._background import snapshot
 from detectron2.config import get_cfg
+from detectron2.config.training_defaults import TRAINING
 from detectron2.engine import HookBase, SimpleTrainer, hooks
 from detectron2.engine._batch_parts import BatchParts
-from detectron2.engine._prepare_model import freeze_parameters, recompute_blocks
+from detectron2.engine._extra_hooks import progress_bar
+from detectron2.engine._prepare_model import (
+    compile_backbone,
+    freeze_parameters,
+    prepare_model,
+    recompute_blocks,
+)
+from detectron2.engine._recipe import _merged, recipe_of
 from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine._slurm import SlurmPlace, slurm_place
 from detectron2.engine._trainer_base import WorkerKilledError
@@ -449,3 +460,68 @@ def test_services_get_each_scalar_once(monkeypatch, name, writer):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=f"pip install {name}"):
         writer()
+
+
+class Trunk(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x).relu()
+
+
+class WithBackbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Trunk()
+
+    def forward(self, x):
+        return self.backbone(x).square().mean()
+
+
+def test_a_compiled_backbone_has_the_same_names_losses_and_gradients():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    model = WithBackbone()
+    images = torch.rand(2, 3, 8, 8)
+    names = list(model.state_dict())
+
+    def step():
+        model.zero_grad()
+        loss = model(images)
+        loss.backward()
+        return loss.detach(), model.backbone.conv.weight.grad.clone()
+
+    expected = step()
+    prepare_model(model, _merged(TRAINING, {"COMPILE": {"ENABLED": True, "BACKEND": backend}}))
+    torch.testing.assert_close(step(), expected)
+    assert compiled and list(model.state_dict()) == names
+    with pytest.raises(ValueError, match="Linear has none"):
+        compile_backbone(nn.Linear(1, 1), "inductor")
+
+
+def test_a_bar_shows_images_per_second_and_log_lines_stay_whole(cfg, monkeypatch):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    trainer = ToyTrainer(cfg)
+    trainer.register_hooks([hooks.ProgressBar(2, console)])
+    handler = logging.StreamHandler(sys.__stderr__)
+    monkeypatch.setattr(logging.getLogger("detectron2"), "handlers", [handler])
+    trainer.train()
+    assert handler.stream is sys.__stderr__
+    text = screen.getvalue()
+    assert "6/6" in text and "images/s" in text and "loss" in text
+
+
+def test_a_bar_needs_a_terminal(cfg, monkeypatch):
+    recipe = recipe_of(cfg)
+    assert recipe.images_per_iteration == 2 and progress_bar(recipe) is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert progress_bar(recipe) is not None
+    cfg.TRAINING.PROGRESS_BAR = False
+    assert progress_bar(recipe_of(cfg)) is None

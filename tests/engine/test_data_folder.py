@@ -101,6 +101,9 @@ def test_a_suitable_config_is_suggested(make, kind, config):
 def test_a_schedule_for_large_datasets_is_said_to_be_one(make):
     folder = make("boxes")
     cfg, _ = configured(folder, BOXES)
+    assert long_schedule(cfg, read_data_folder(folder)) is None  # it was fitted to the data
+    long = ["SOLVER.MAX_ITER=90000", "SOLVER.IMS_PER_BATCH=16"]
+    cfg, _ = configured(folder, BOXES, overrides=long)
     note = long_schedule(cfg, read_data_folder(folder))
     assert "90000 iterations of 16 images show each of the 3 images 480000 times" in note
     assert "SOLVER.MAX_ITER=100 shows each about 533 times" in note

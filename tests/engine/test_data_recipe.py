@@ -84,4 +84,9 @@ def test_a_large_dataset_is_trained_on_as_long_as_coco():
 def test_what_has_no_size_counts_as_an_image():
     cfg, said = chosen([{"annotations": []}] * 3)
     assert cfg.INPUT.MIN_SIZE_TEST == 800 and "Anchors" not in said
-    assert cfg.SOLVER.MAX_ITER == 2000
+    assert cfg.SOLVER.MAX_ITER == 200 * 3 // 2
+
+
+def test_a_few_images_are_not_shown_for_ever():
+    assert chosen(records(100, 640, 480, (64, 64)))[0].SOLVER.MAX_ITER == 4_000 // 2
+    assert chosen(records(10, 640, 480, (64, 64)))[0].SOLVER.MAX_ITER == 200 * 10 // 2

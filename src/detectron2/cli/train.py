@@ -56,6 +56,13 @@ def train(
             help="Fit learning rate, warm-up and schedule to a changed SOLVER.IMS_PER_BATCH.",
         ),
     ] = False,
+    find_lr: Annotated[
+        bool,
+        typer.Option(
+            "--find-lr",
+            help="Try rising learning rates for 100 steps and suggest one; no training.",
+        ),
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -76,6 +83,7 @@ def train(
             num_gpus=num_gpus,
             device=device,
             auto_scale=auto_scale,
+            find_lr=find_lr,
             overrides=overrides or [],
         )
     )

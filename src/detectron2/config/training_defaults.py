@@ -21,6 +21,10 @@ TRAINING: dict[str, Any] = {
     "CHANNELS_LAST": False,
     # Recompute the blocks of the backbone in the backward pass instead of keeping their results.
     "ACTIVATION_CHECKPOINTING": False,
+    # torch.compile of the backbone.
+    "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},
+    # A bar with the time that is left and images per second, where there is a terminal.
+    "PROGRESS_BAR": True,
     # float16 or bfloat16 for SOLVER.AMP; empty: float16 on a GPU, bfloat16 on a CPU.
     "AMP_DTYPE": "",
     # Skip steps whose loss or gradients are not finite; a second one within WINDOW iterations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -16,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.writers import CSVWriter, MLflowWriter, WandbWriter
 
-__all__ = ["averaging_hook", "evaluation_hooks", "extra_writers", "report_hook"]
+__all__ = ["averaging_hook", "evaluation_hooks", "extra_writers", "progress_bar", "report_hook"]
 
 
 def averaging_hook(recipe: Any, model: nn.Module) -> hooks.EMAHook | None:
@@ -55,6 +56,13 @@ def evaluation_hooks(trainer: Any, recipe: Any) -> list[hooks.HookBase]:
             )
         )
     return result
+
+
+def progress_bar(recipe: Any) -> hooks.HookBase | None:
+    """The bar, if the config wants it and somebody can see it."""
+    if not (recipe.training["PROGRESS_BAR"] and sys.stderr.isatty()):
+        return None
+    return hooks.ProgressBar(recipe.images_per_iteration)
 
 
 def report_hook(trainer: Any, recipe: Any, writers: list[EventWriter]) -> hooks.HookBase | None:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detectron2.layers import CNNBlockBase
 
-__all__ = ["freeze_parameters", "prepare_model", "recompute_blocks"]
+__all__ = ["compile_backbone", "freeze_parameters", "prepare_model", "recompute_blocks"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,27 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
+    if training["COMPILE"]["ENABLED"]:
+        compile_backbone(model, training["COMPILE"]["BACKEND"])
+
+
+def compile_backbone(model: nn.Module, backend: Any) -> None:
+    """Compile the part of the model without data-dependent shapes, in place; names stay.
+
+    Args:
+        backend: of ``torch.compile``.
+
+    Raises:
+        ValueError: the model has no backbone.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(
+            f"TRAINING.COMPILE compiles the backbone, and {type(model).__name__} has "
+            "none; unset it."
+        )
+    # Sizes of batches differ: the second one makes a kernel for all that come.
+    backbone.compile(backend=backend)
 
 
 def freeze_parameters(model: nn.Module, prefixes: Sequence[str]) -> None:

@@ -65,16 +65,19 @@ class YacsRecipe(_Recipe):
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
+        self.training = _merged(TRAINING, cfg.get("TRAINING", {}))
         self.output_dir: str = cfg.OUTPUT_DIR
         self.weights: str = cfg.MODEL.WEIGHTS
         self.max_iter: int = cfg.SOLVER.MAX_ITER
         self.mixed_precision: bool = cfg.SOLVER.AMP.ENABLED
         self.checkpoint_period: int = cfg.SOLVER.CHECKPOINT_PERIOD
         self.checkpoints_to_keep: int | None
+        self.images_per_iteration: int = (
+            cfg.SOLVER.IMS_PER_BATCH * self.training["ACCUMULATION_STEPS"]
+        )
         self.eval_period: int = cfg.TEST.EVAL_PERIOD
         self.writer_period = WRITER_PERIOD
         self.expected_results: list[Any] = cfg.TEST.EXPECTED_RESULTS
-        self.training = _merged(TRAINING, cfg.get("TRAINING", {}))
         self.checkpoints_to_keep = self.training["CHECKPOINTS_TO_KEEP"] or None
         self.ddp_options: dict[str, Any] = {
             "broadcast_buffers": False,
@@ -171,6 +174,8 @@ class LazyRecipe(_Recipe):
         self.ddp_options: dict[str, Any] = dict(self._train("ddp", {}))
         self.precise_bn_batches = 0
         self.training = _merged(TRAINING, _try_get_key(cfg, "train", default={}))
+        batch = _try_get_key(cfg, "dataloader.train.total_batch_size", default=0)
+        self.images_per_iteration: int = batch * self.training["ACCUMULATION_STEPS"]
         names = _try_get_key(cfg, "dataloader.test.dataset.names", default=[])
         names = [names] if isinstance(names, str) else list(names)
         self.metadata_name: str | None = names[0] if names else None

@@ -66,8 +66,12 @@ def load_batch(path: str) -> dict[str, Any]:
     return {**content, "batches": [_object(batch) for batch in content["batches"]]}
 
 
-def replay(path: str, device: str = "cpu") -> str:
+def replay(path: str, device: str = "cpu", config: str | None = None) -> str:
     """Repeat the bad step of a file and describe what happens, in lines of text.
+
+    Args:
+        config: what the training was started with, a path or zoo name. A LazyConfig has to be
+            named, because it is code, which a file of data must not bring along.
 
     Raises:
         FileNotFoundError, ValueError: it is no file of a bad batch.
@@ -76,17 +80,20 @@ def replay(path: str, device: str = "cpu") -> str:
 
     from detectron2.config import CfgNode
     from detectron2.engine._diagnosis import bad_gradients, box_statistics, first_bad_tensor
-    from detectron2.modeling import build_model
+    from detectron2.engine._recipe import recipe_of
+    from detectron2.engine.config_edits import edits_of
+    from detectron2.engine.config_source import resolve_config
     from detectron2.utils.events import EventStorage
 
     content = load_batch(path)
-    if not content["config"]:
+    if not content["config"] and config is None:
         raise ValueError(
-            f"{path!r} has no config: it is of a training by a LazyConfig or a script."
+            f"{path!r} has no config: it is of a training by a LazyConfig or a script. Name the "
+            "LazyConfig with --config."
         )
-    cfg = CfgNode(yaml.safe_load(content["config"]))
-    cfg.MODEL.DEVICE = device
-    model = build_model(cfg)
+    cfg = resolve_config(config) if config else CfgNode(yaml.safe_load(content["config"]))
+    edits_of(cfg).set_device(device)
+    model = recipe_of(cfg).model()
     model.load_state_dict(content["model"])
     model.train()
     lines = [f"Iteration {content['iteration']}, {len(content['batches'])} batch(es)."]

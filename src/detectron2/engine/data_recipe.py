@@ -30,6 +30,8 @@ _EPOCHS = 36
 
 _IMAGES_AT_LEAST = 4_000
 
+_EPOCHS_AT_MOST = 200
+
 
 @dataclass(frozen=True)
 class BoxStatistics:
@@ -191,7 +193,7 @@ def _choose_schedule(cfg: CfgNode, images: int, processes: int) -> list[str]:
     solver = cfg.SOLVER
     usual, rate, length = solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER
     batch = min(usual, 2 * max(processes, 1))
-    wanted = max(_EPOCHS * images, _IMAGES_AT_LEAST)
+    wanted = max(_EPOCHS * images, min(_IMAGES_AT_LEAST, _EPOCHS_AT_MOST * images))
     seen = min(wanted, usual * length)
     iterations = max(seen // batch, 1)
     solver.IMS_PER_BATCH, solver.BASE_LR = batch, rate * batch / usual

@@ -28,6 +28,7 @@ from detectron2.engine._extra_hooks import (
     averaging_hook,
     evaluation_hooks,
     extra_writers,
+    progress_bar,
     report_hook,
 )
 from detectron2.engine._interruption import Interruption, TrainingInterrupted
@@ -319,6 +320,7 @@ class DefaultTrainer(TrainerBase):
         if comm.is_main_process():
             writers = self.build_writers()
             result.append(report_hook(self, recipe, writers))
+            result.append(progress_bar(recipe))
             result.append(hooks.PeriodicWriter(writers, recipe.writer_period))
         return [hook for hook in result if hook is not None]
 

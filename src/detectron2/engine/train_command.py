@@ -29,6 +29,7 @@ from detectron2.engine.defaults import DefaultTrainer, default_setup
 from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
+from detectron2.engine.lr_finder import find_learning_rate
 from detectron2.utils import comm
 
 __all__ = [
@@ -60,6 +61,7 @@ class TrainOptions:
     num_gpus: int = 1
     device: str | None = None
     auto_scale: bool = False
+    find_lr: bool = False
     overrides: list[str] = field(default_factory=list)
     folder: DataFolder | None = field(default=None, repr=False)  # what `data` was found to hold
 
@@ -83,7 +85,12 @@ def run_train(options: TrainOptions) -> None:
             print("\n".join(_auto_scaled(options)[1]))
         if options.num_gpus > 1:
             forget_files()  # other processes do not see them
-        launch(_train, options.num_gpus, dist_url="auto", args=(options,))
+        if not options.find_lr:
+            launch(_train, options.num_gpus, dist_url="auto", args=(options,))
+        elif options.num_gpus > 1:
+            raise ValueError("--find-lr runs in one process; leave out --num-gpus.")
+        else:
+            print(_find_learning_rate(options))
 
 
 def run_evaluate(options: TrainOptions) -> dict[str, Any]:
@@ -261,6 +268,25 @@ def _train(options: TrainOptions) -> None:
     trainer.resume_or_load(resume=options.resume)
     forget_files()
     trainer.train()
+
+
+def _find_learning_rate(options: TrainOptions) -> str:
+    """What losses rising rates have, as lines of text."""
+    cfg = _auto_scaled(options)[0] if options.auto_scale else configure(options)
+    _set_up(cfg, options, eval_only=False)
+    trainer = DefaultTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    found = find_learning_rate(trainer.model, trainer.data_loader, trainer.optimizer)
+    rows = list(zip(found.rates, found.losses, strict=True))
+    lines = [f"{rate:12.3g} {loss:12.4g}" for rate, loss in rows[:: max(len(rows) // 20, 1)]]
+    key = "SOLVER.BASE_LR" if isinstance(cfg, CfgNode) else "optimizer.lr"
+    return "\n".join(
+        [
+            f"{'rate':>12} {'loss':>12}",
+            *lines,
+            f"The loss falls steepest at {found.suggested:.3g}: --set {key}={found.suggested:.3g}",
+        ]
+    )
 
 
 def _set_up(cfg: Any, options: TrainOptions, eval_only: bool) -> None:

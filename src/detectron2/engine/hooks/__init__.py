@@ -7,6 +7,7 @@ from detectron2.engine.hooks.checkpoint import BestCheckpointer, PeriodicCheckpo
 from detectron2.engine.hooks.evaluation import EvalHook, PreciseBN
 from detectron2.engine.hooks.profiling import AutogradProfiler, TorchMemoryStats, TorchProfiler
 from detectron2.engine.hooks.progress import IterationTimer, PeriodicWriter
+from detectron2.engine.hooks.progress_bar import ProgressBar
 from detectron2.engine.hooks.samples import SamplePredictions
 from detectron2.engine.hooks.schedule import LRScheduler
 from detectron2.engine.hooks.validation import EarlyStopping, ValidationLoss
@@ -26,6 +27,7 @@ __all__ = [
     "PeriodicCheckpointer",
     "PeriodicWriter",
     "PreciseBN",
+    "ProgressBar",
     "SamplePredictions",
     "TorchMemoryStats",
     "TorchProfiler",
