@@ -74,12 +74,15 @@ def test_eval_writes_a_report_with_the_same_metrics(project, tmp_path):
 def test_evaluations_without_coco_detections_get_a_report_of_metrics(monkeypatch, tmp_path):
     from detectron2.engine import evaluate_command
 
+    evaluated = []
+
     class Other:
         @staticmethod
         def reset(): ...
 
         @staticmethod
         def evaluate():
+            evaluated.append(1)
             return {"own": {"metric": 1.0}}
 
     trainer = evaluate_command.DefaultTrainer
@@ -87,9 +90,23 @@ def test_evaluations_without_coco_detections_get_a_report_of_metrics(monkeypatch
     monkeypatch.setattr(trainer, "build_test_loader", classmethod(lambda *args: []))
     cfg = model_zoo.get_config(SMALL_MODEL)
     cfg.DATASETS.TEST = ("one", "two")
-    evaluate_with_report(cfg, torch.nn.Identity(), tmp_path)
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    model = torch.nn.Linear(1, 1)
+    expected = evaluate_with_report(cfg, model, tmp_path)
     for name in ("one", "two"):
         assert "metric" in (tmp_path / name / "report.html").read_text()
+    assert len(evaluated) == 2
+
+    # With --resume a dataset that is done is not done again, unless something differs.
+    assert evaluate_with_report(cfg, model, tmp_path, resume=True) == expected
+    assert len(evaluated) == 2
+    (tmp_path / "out" / "inference" / "finished_two.json").unlink()
+    evaluate_with_report(cfg, model, tmp_path, resume=True)
+    assert len(evaluated) == 3
+    evaluate_with_report(cfg, torch.nn.Linear(2, 1), tmp_path, resume=True)
+    assert len(evaluated) == 5
+    evaluate_with_report(cfg, model, tmp_path)
+    assert len(evaluated) == 7
 
 
 @pytest.mark.parametrize(

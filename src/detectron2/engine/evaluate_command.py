@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from detectron2.evaluation import (
 )
 from detectron2.evaluation.analysis import compare, read_run, run_of, write_report
 from detectron2.evaluation.analysis.report import write_comparison, write_metrics
+from detectron2.evaluation.resuming import model_identity
+from detectron2.utils.files import atomic_write_text
 
 __all__ = ["evaluate_with_report", "run_compare"]
 
@@ -41,16 +45,64 @@ def evaluate_with_report(
     """
     results: dict[str, Any] = {}
     names = recipe_of(cfg).test_names
+    finished = _Finished(recipe_of(cfg), model)
     for name in names:
+        folder = report if report is None or len(names) == 1 else report / name
+        if resume and len(names) > 1 and (known := finished.read(name, folder)) is not None:
+            logger.info("%s has been evaluated with these weights before.", name)
+            results[name] = known
+            print_csv_format(known)
+            continue
         evaluator = DefaultTrainer.build_evaluator(cfg, name)
         loader = DefaultTrainer.build_test_loader(cfg, name)
         results[name] = inference_on_dataset(model, loader, evaluator, resume=resume)
         print_csv_format(results[name])
-        if report is not None:
-            folder = report if len(names) == 1 else report / name
+        if folder is not None:
             page = _write_report(evaluator, name, results[name], folder)
             print(f"The report of {name} is {page}")
+        if len(names) > 1:
+            finished.write(name, results[name], folder)
     return results[names[0]] if len(names) == 1 else results
+
+
+class _Finished:
+    """Metrics of the datasets that an evaluation of several has done, for when it is killed.
+
+    Metrics of other weights or another config do not count.
+    """
+
+    def __init__(self, recipe: Any, model: nn.Module) -> None:
+        self._folder = Path(recipe.output_dir) / "inference"
+        self._config = f"{zlib.crc32(recipe.config_text().encode()):08x}"
+        self._model = model
+
+    def read(self, name: str, report: Path | None) -> dict[str, Any] | None:
+        """The metrics, if this dataset is done, and has the report that is wanted."""
+        try:
+            content = json.loads(self._path(name).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        same = content["of"] == self._identity()
+        has_report = report is None or content["report"] == str(report.resolve())
+        return content["metrics"] if same and has_report else None
+
+    def write(self, name: str, metrics: Mapping[str, Any], report: Path | None) -> None:
+        """Remember that this dataset is done. Other processes than the main one have no metrics."""
+        if not metrics:
+            return
+        content = {
+            "of": self._identity(),
+            "report": str(report.resolve()) if report is not None else None,
+            "metrics": metrics,
+        }
+        self._folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(self._path(name), json.dumps(content))
+
+    def _identity(self) -> str:
+        return f"{model_identity(self._model)} {self._config}"
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"finished_{name.replace('/', '_')}.json"
 
 
 def _write_report(evaluator: Any, name: str, metrics: Mapping[str, Any], folder: Path) -> Path:

@@ -48,8 +48,8 @@ def test_a_report_has_the_page_json_and_tables(make_coco, photos, tmp_path):
     names = {path.name for path in page.parent.glob("bbox_*.csv")}
     assert names == {
         f"bbox_{name}.csv"
-        for name in ("classes", "class_curves", "confusion", "images", "aspects", "sizes",
-                     "scores", "precision_recall")
+        for name in ("classes", "class_curves", "class_f1", "confusion", "images", "aspects",
+                     "sizes", "scores", "precision_recall")
     }  # fmt: skip
 
 

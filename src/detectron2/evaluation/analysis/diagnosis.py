@@ -29,6 +29,7 @@ class Diagnosis:
         curves: "recall" (R,) with precision by IoU (R,), and "threshold" (T,) with F1,
             precision and recall over all categories (T,).
         class_curves: precision (R,) of each class at the recalls of "recall", at IoU 0.5.
+        class_f1: F1 (T,) of each class at the scores of "threshold".
         best: score above which F1 over all categories is highest, with F1, precision, recall.
         confusion: "names" of K categories and "matrix" (K + 1, K + 1) of counts at `best`;
             rows are what is there, columns what is predicted, the last of each is background.
@@ -44,6 +45,7 @@ class Diagnosis:
     classes: list[dict[str, Any]]
     curves: dict[str, list[float]]
     class_curves: dict[str, list[float]]
+    class_f1: dict[str, list[float]]
     best: dict[str, float]
     confusion: dict[str, Any]
     tide: dict[str, dict[str, float]]
@@ -75,6 +77,10 @@ def diagnose(run: EvaluatedRun, task: str = "bbox") -> Diagnosis:
             classes=_classes(run, evaluation, matches, calibration["per_category"]),
             curves={**_precision_curves(evaluation), **f1_curves(matches)},
             class_curves=_class_curves(run, evaluation),
+            class_f1={
+                name: f1_curves(matches.of_category(category))["F1"]
+                for category, name in run.categories.items()
+            },
             best=best,
             confusion={
                 "names": list(confusion["cat_names"]),

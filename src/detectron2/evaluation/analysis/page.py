@@ -8,7 +8,6 @@ from typing import Any
 from detectron2.evaluation.analysis.diagnosis import IOU, Diagnosis
 from detectron2.evaluation.analysis.pictures import COLORS, draw_images
 from detectron2.evaluation.analysis.run import EvaluatedRun
-from detectron2.evaluation.analysis.score_curves import f1_curves
 from detectron2.utils.html import Bar, Page, Series, bar_chart, heatmap, line_chart
 
 __all__ = ["ERRORS", "report_page", "task_name"]
@@ -46,7 +45,7 @@ def report_page(
     page.contents()
     page.cards(_key_numbers(diagnoses))
     _metrics(page, diagnoses)
-    _curves(page, run, main)
+    _curves(page, main)
     _errors(page, diagnoses)
     _classes(page, diagnoses)
     _breakdowns(page, main)
@@ -89,7 +88,7 @@ def _metrics(page: Page, diagnoses: Mapping[str, Diagnosis]) -> None:
     )
 
 
-def _curves(page: Page, run: EvaluatedRun, diagnosis: Diagnosis) -> None:
+def _curves(page: Page, diagnosis: Diagnosis) -> None:
     curves, best = diagnosis.curves, diagnosis.best
     page.heading("Precision, recall and the score to cut at")
     page.paragraph(
@@ -112,7 +111,7 @@ def _curves(page: Page, run: EvaluatedRun, diagnosis: Diagnosis) -> None:
     lines = [Series(name, curves["recall"], diagnosis.class_curves[name]) for name in weak]
     if lines:
         charts.append(line_chart("The weakest classes, IoU 0.50", lines, "recall, percent"))
-    lines = _f1_of(run, diagnosis, weak)
+    lines = [Series(name, curves["threshold"], diagnosis.class_f1[name]) for name in weak]
     if _any_number(lines):
         charts.append(line_chart("Their F1 by score", lines, "lowest score that is taken"))
     page.drawings(charts)
@@ -122,15 +121,6 @@ def _weakest(diagnosis: Diagnosis) -> list[str]:
     """The classes whose AP50 is lowest."""
     rows = [row for row in diagnosis.classes if row["AP50"] == row["AP50"]]
     return [row["class"] for row in sorted(rows, key=lambda row: row["AP50"])[:_WEAK_CLASSES]]
-
-
-def _f1_of(run: EvaluatedRun, diagnosis: Diagnosis, names: Sequence[str]) -> list[Series]:
-    category_of = {name: category for category, name in run.categories.items()}
-    lines = []
-    for name in names:
-        curves = f1_curves(diagnosis.matches.of_category(category_of[name]))
-        lines.append(Series(name, curves["threshold"], curves["F1"]))
-    return lines
 
 
 def _any_number(lines: Sequence[Series]) -> bool:

@@ -25,6 +25,7 @@ _LARGE = (
     "images",
     "matches",
     "class_curves",
+    "class_f1",
 )  # of a diagnosis; in a CSV file of their own, or not at all
 
 
@@ -33,8 +34,8 @@ def write_report(
 ) -> Path:
     """Look into a run and write what is found.
 
-    `folder` gets report.html, summary.json, detections.json and, for each task, classes, curves,
-    confusion, sizes, aspects and images as CSV.
+    `folder` gets report.html, summary.json, detections.json and, for each task, classes, curves
+    (also of each class), confusion, sizes, aspects and images as CSV.
 
     Args:
         image_root: folder of the images, by default the one that the run knows; those that are
@@ -122,6 +123,7 @@ def _tables(diagnosis: Diagnosis) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         "classes": diagnosis.classes,
         "precision_recall": _rows_of({name: curves[name] for name in recall}),
         "class_curves": _rows_of({"recall": curves["recall"], **diagnosis.class_curves}),
+        "class_f1": _rows_of({"score": curves["threshold"], **diagnosis.class_f1}),
         "scores": _rows_of({name: curves[name] for name in scores}),
         "confusion": [
             {"true class": name, **dict(zip(names, counts))}
