@@ -21,6 +21,8 @@ TRAINING: dict[str, Any] = {
     "CHANNELS_LAST": False,
     # Recompute the blocks of the backbone in the backward pass instead of keeping their results.
     "ACTIVATION_CHECKPOINTING": False,
+    # Winograd's algorithm for wide 3x3 convolutions, on a CPU in float32.
+    "FAST_CONVOLUTIONS": True,
     # torch.compile of the backbone.
     "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},
     # A bar with the time that is left and images per second, where there is a terminal.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from detectron2.engine.training_convolutions import speed_up_convolutions
 from detectron2.layers import CNNBlockBase
 
 __all__ = ["compile_backbone", "freeze_parameters", "prepare_model", "recompute_blocks"]
@@ -30,8 +31,14 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
+    if training["FAST_CONVOLUTIONS"] and _is_on_cpu(model) and not training["COMPILE"]["ENABLED"]:
+        speed_up_convolutions(model)
     if training["COMPILE"]["ENABLED"]:
         compile_backbone(model, training["COMPILE"]["BACKEND"])
+
+
+def _is_on_cpu(model: nn.Module) -> bool:
+    return all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
 def compile_backbone(model: nn.Module, backend: Any) -> None:
