@@ -125,7 +125,6 @@ def long_config(folder):
 
 def train(folder, until=STEPS, hooks=(), make_config=training_config):
     """Train the toy, whose dropout and data draw other numbers in each process."""
-    logging.disable(logging.CRITICAL)
     os.makedirs(folder, exist_ok=True)
     if "distributed" not in DatasetCatalog.list():
         for rank in range(comm.get_world_size()):  # one after the other: they write files
@@ -142,6 +141,7 @@ def train(folder, until=STEPS, hooks=(), make_config=training_config):
 
 def everything(folder):
     torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
     curves = {
         "plain": curve(1),
         "accumulated": curve(2),
@@ -179,6 +179,7 @@ class WaitForSignal(HookBase):
 
 def train_until_signal(folder):
     """20 iterations; the processes agree on an end after iteration 10."""
+    logging.disable(logging.CRITICAL)
     train(folder, until=20, make_config=long_config, hooks=[WaitForSignal()])
 
 
@@ -189,4 +190,5 @@ def launch_until_signal(folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
     launch(train, 1, args=(sys.argv[1], STEPS, [KillFirst()] if sys.argv[2] == "kill" else []))

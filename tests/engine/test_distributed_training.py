@@ -12,6 +12,7 @@ from pathlib import Path
 import distributed_program
 import pytest
 import torch
+from toy_project import forget_dataset
 
 from detectron2.engine import launch
 from detectron2.engine._interruption import EXIT_CODE
@@ -38,7 +39,10 @@ def test_two_processes_train_like_one_and_resume_exactly(tmp_path):
     assert [at for at, _ in whole] == list(range(distributed_program.STEPS))
     # The end of the first part, at iteration 4, draws no numbers that the whole one does not.
     assert losses(tmp_path / "interrupted") == whole
-    check_sharded(tmp_path)
+    try:
+        check_sharded(tmp_path)
+    finally:
+        forget_dataset("distributed")
 
 
 def check_sharded(folder):
