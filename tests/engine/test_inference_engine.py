@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -237,3 +238,23 @@ def test_scripts_as_the_plain_layer():
     scripted = torch.jit.script(conv)
     with torch.no_grad():
         assert_close(scripted(x), conv(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "times", [pytest.param(3, id="3"), pytest.param(200, id="200", marks=pytest.mark.slow)]
+)
+def test_convention_threads_may_share_a_fast_model(times):
+    model = optimize_for_inference(build("FPN"))
+    batches = [images(ARCHITECTURES["FPN"]) for _ in range(8)]
+    for number, batch in enumerate(batches):
+        for one in batch:
+            one["image"] = one["image"].roll(number * 7, dims=2)
+    expected = [infer(model, batch) for batch in batches]
+
+    def work(number):
+        return [infer(model, batches[number]) for _ in range(times)]
+
+    with ThreadPoolExecutor(8) as threads:
+        for alone, together in zip(expected, threads.map(work, range(8)), strict=True):
+            for result in together:
+                assert_close(result, alone, rtol=1e-5, atol=1e-5)
