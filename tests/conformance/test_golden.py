@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import detectron2.export  # noqa: F401  (lets torch.jit.script take backbones)
+from detectron2.engine.inference import speed_up
 
 KIT = Path(__file__).parent / "kit"
 GOLDEN = Path(__file__).parents[1] / "golden" / "public"
@@ -19,6 +20,7 @@ SLOW_GROUPS = "I"
 
 sys.path.insert(0, str(KIT))
 try:
+    import common
     import core
 
     for group in GROUPS:
@@ -48,13 +50,34 @@ def same_start_for_every_case():
     torch.set_num_threads(threads)
 
 
-# The cases were written against the original and call some things that warn by now.
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("case", list(selected()))
-def test_golden(case):
+def check(case):
     try:
         result = case.fn()
     except core.Skip as reason:
         pytest.skip(str(reason))
     problems = core.compare(case, result, core.find_golden([str(GOLDEN)], case))
     assert not problems, "\n".join(problems)
+
+
+# The cases were written against the original and call some things that warn by now.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", list(selected()))
+def test_golden(case):
+    check(case)
+
+
+def inference_and_training():
+    """The cases of models and ops, those of full size too."""
+    for name, case in core.CASES.items():
+        if case.group in "BCE" and name in MANIFEST and "status" not in MANIFEST[name]:
+            yield pytest.param(case, id=name)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("case", list(inference_and_training()))
+def test_golden_holds_for_models_in_their_fast_form(case, threads, monkeypatch):
+    monkeypatch.setattr(common, "AFTER_FILL", [speed_up])
+    torch.set_num_threads(threads)
+    check(case)
