@@ -23,6 +23,7 @@ from detectron2.export._aten_ops import ATEN_OPS
 from detectron2.export._keypoints import heatmaps_to_keypoints_one_by_one
 from detectron2.export._torchvision_ops import torchvision_ops
 from detectron2.ops import dispatch
+from detectron2.ops.loops import no_torchscript_warnings
 from detectron2.structures import Boxes, Instances
 
 __all__ = ["is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
@@ -41,7 +42,7 @@ def is_traced() -> bool:
 @contextmanager
 def quiet_tracer() -> Iterator[None]:
     """Silence what tracers say about themselves and about checks of shapes."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), no_torchscript_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         yield

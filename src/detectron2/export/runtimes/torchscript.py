@@ -14,7 +14,7 @@ class Runtime:
     def __init__(self, path: str, device: str = "cpu") -> None:
         files = {INFO_NAME: ""}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.load. is deprecated")
             self.module = torch.jit.load(path, map_location=device, _extra_files=files).eval()
         info = files[INFO_NAME]
         self.info = info.decode() if isinstance(info, bytes) else info
