@@ -108,7 +108,7 @@ def _subtitle(dataset: RegisteredDataset) -> str:
     return (
         names
         if dataset.source is None
-        else (f"{dataset.source.folder} ({dataset.source.format}), registered as {names}")
+        else (f"{dataset.source.folder.resolve()} ({dataset.source.format}), registered as {names}")
     )
 
 
