@@ -2,11 +2,18 @@
 
 from small_models import ARCHITECTURES
 
-FORMATS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml"}
+FORMATS = {
+    "torchscript": ".ts",
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "pt2": ".pt2",
+    "executorch": ".pte",
+}
 NO_ROTATED = "no: ONNX has no rotated NMS and ROIAlign"
 EXCEPTIONS = {
     ("Rotated Faster R-CNN", "onnx"): NO_ROTATED,
     ("Rotated Faster R-CNN", "openvino"): NO_ROTATED,
+    ("Rotated Faster R-CNN", "executorch"): "no: there are no fixed shapes of rotated ROIAlign",
 }
 
 

@@ -31,6 +31,7 @@ from detectron2.structures import Boxes, Instances
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
 NEEDS = {"torchscript": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 NEEDS["openvino"] = ("openvino", *NEEDS["onnx"][:2])
+NEEDS["pt2"], NEEDS["executorch"] = (), ("executorch",)
 
 
 def need(format):
@@ -43,6 +44,8 @@ def export_small(architecture, format, folder, **options):
     # channel in a group (the small FCOS) cannot take maps of a single cell.
     shortest = 160 if architecture == "FCOS" else 96
     options = {"shortest_edge": shortest, "longest_edge": 256, **options}
+    if format == "executorch":
+        options = {"image_size": (192, 256), **options}
     return export(small_model(architecture), format, folder / f"m{FORMATS[format]}", **options)
 
 
@@ -67,6 +70,10 @@ def test_the_batched_form_computes_what_the_model_computes(architecture):
     info = _describe(batched, "torchscript")
     expected = proof_module._eager(model, case.images, info)
     assert proof_module._divergence(batched, info, case, expected).endswith("runtime diverged.")
+    if supported(architecture, "executorch") == "yes":
+        padded = batched_model(model, padded=True)
+        info = _describe(padded, "executorch")
+        assert proof_module._divergence(padded, info, case, expected).endswith("diverged.")
 
 
 CELLS = [(a, f) for a in ARCHITECTURES for f in FORMATS if supported(a, f) == "yes"]
@@ -167,6 +174,11 @@ def test_wrong_batches_are_refused():
     assert batch.shape == (2, 3, 128, 192) and sizes.tolist() == [[9, 8], [7, 5]]
     with pytest.raises(ValueError, match="takes batches of 2 images, not 1"):
         batch_of_images(info, [torch.zeros(3, 8, 8)])
+    small = ExportInfo("pt2", "Model", [], side_multiple=32, side_above=128)
+    batch, _ = batch_of_images(small, [torch.ones(3, 33, 130), torch.ones(3, 60, 9)])
+    assert batch.shape == (2, 3, 64, 160)
+    with pytest.raises(ValueError, match="a side of more than 128 pixels, these fit into 64 x 32"):
+        batch_of_images(small, [torch.ones(3, 33, 30)])
     with pytest.raises(ValueError, match="at most 128 x 192 pixels"):
         batch_of_images(info, [torch.zeros(3, 200, 64)] * 2)
 

@@ -22,13 +22,16 @@ class ExportFormat(str, Enum):
     torchscript = "torchscript"
     onnx = "onnx"
     openvino = "openvino"
+    pt2 = "pt2"
+    executorch = "executorch"
 
 
 def export(
     model: Annotated[str, typer.Argument(help="Zoo name, YAML file or LazyConfig .py file.")],
     format: Annotated[ExportFormat, typer.Option(help="Format of the file.")],
     output: Annotated[
-        Path, typer.Option(help="File to write: .ts, .onnx, or .xml (with a .bin beside it).")
+        Path,
+        typer.Option(help="File to write: .ts, .onnx, .xml (with a .bin beside it), .pt2 or .pte."),
     ],
     weights: Annotated[
         str | None, typer.Option(help="Checkpoint; without it the published one of a zoo config.")
@@ -47,6 +50,23 @@ def export(
         typer.Option(help="Height and width that images are padded to; any without it."),
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 17,
+    int8: Annotated[
+        str | None,
+        typer.Option(
+            help="Dataset, folder or glob to calibrate 8-bit integers on; for openvino.",
+            metavar="DATA",
+        ),
+    ] = None,
+    eval_dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--eval", help="Registered dataset to evaluate model and file on.", metavar="DATASET"
+        ),
+    ] = None,
+    val_data: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="COCO JSON file and image folder to evaluate model and file on."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -65,6 +85,9 @@ def export(
             batch=batch,
             image_size=image_size,
             opset=opset,
+            int8=int8,
+            dataset=eval_dataset,
+            val_data=val_data,
             overrides=overrides or [],
         )
     )

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.default_evaluators import build_evaluator
 from detectron2.utils.logger import setup_logger
 
-__all__ = ["evaluate_exported"]
+__all__ = ["evaluate_exported", "loader_of"]
 
 
 def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu") -> dict[str, Any]:
@@ -28,15 +30,21 @@ def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu"
 
     setup_logger(str(output))
     exported = load(path, device)
-    records = DatasetCatalog.get(dataset)
-    prepare = exported.prepare
-    batch = exported.info.batch or 1
-    loader = build_detection_test_loader(
-        records, mapper=lambda record: _prepared(record, prepare), batch_size=batch, num_workers=0
-    )
+    loader = loader_of(exported, dataset)
     results = inference_on_dataset(exported, loader, build_evaluator(dataset, str(output)))
     print_csv_format(results)
     return dict(results)
+
+
+def loader_of(exported: Any, dataset: str) -> DataLoader:
+    """The images of a registered dataset, prepared as an exported model takes them."""
+    prepare = exported.prepare
+    return build_detection_test_loader(
+        DatasetCatalog.get(dataset),
+        mapper=lambda record: _prepared(record, prepare),
+        batch_size=exported.info.batch or 1,
+        num_workers=0,
+    )
 
 
 def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["EXPORTED_SUFFIXES", "is_exported"]
 
-EXPORTED_SUFFIXES = (".ts", ".torchscript", ".onnx", ".xml")
+EXPORTED_SUFFIXES = (".ts", ".torchscript", ".onnx", ".xml", ".pt2", ".pte")
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

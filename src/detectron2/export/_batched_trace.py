@@ -19,15 +19,19 @@ _EXAMPLE_SIZES = ((96, 128), (64, 160))
 
 
 def example_batch(
-    model: Any, batch: int | None = None, image_size: Sequence[int] | None = None
+    model: Any,
+    batch: int | None = None,
+    image_size: Sequence[int] | None = None,
+    scale: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Noisy images as a batch for `model`, and their sizes.
 
     Args:
         batch: number of images; None takes two of different sizes.
         image_size: height and width of the batch, if they are fixed.
+        scale: factor of the sizes.
     """
-    sizes = torch.tensor([_EXAMPLE_SIZES[index % 2] for index in range(batch or 2)])
+    sizes = torch.tensor([_EXAMPLE_SIZES[index % 2] for index in range(batch or 2)]) * scale
     height, width = image_size or sizes.amax(dim=0).tolist()
     sizes = sizes.minimum(torch.tensor([height, width]))
     generator = torch.Generator().manual_seed(0)

@@ -16,8 +16,10 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.export.batched import BatchedModel, batched_model
 from detectron2.export.compare import TOLERANCE
+from detectron2.export.evaluation import evaluate_both
 from detectron2.export.formats import FORMATS, OPSETS, move_into_place, require, write
 from detectron2.export.info import ExportInfo, weights_hash
+from detectron2.export.int8 import check_int8, make_int8
 from detectron2.export.loading import ExportedModel, load
 from detectron2.export.proof import prove
 from detectron2.version import __version__
@@ -38,6 +40,8 @@ def export(
     longest_edge: int | None = None,
     input_format: str | None = None,
     classes: Mapping[str, Any] | None = None,
+    int8: Sequence[np.ndarray] | None = None,
+    dataset: str | None = None,
 ) -> ExportedModel:
     """Write a model to a file that runs without this library, and prove that it computes the same.
 
@@ -46,10 +50,10 @@ def export(
 
     Args:
         model: a model, or a config that `DefaultPredictor` takes, whose weights are loaded.
-        format: "torchscript", "onnx" or "openvino".
+        format: a name in `detectron2.export.formats.FORMATS`.
         output: name of the file; of OpenVINO the .xml, beside which a .bin is written.
         images: (H, W, 3) uint8 BGR images of yours to compare on; by default made up.
-        batch: number of images in a call, or "dynamic" for any.
+        batch: number of images in a call, or "dynamic" for any; for ExecuTorch that is one.
         image_size: (H, W) that images are padded to; by default any.
         opset: version of ONNX's operators.
         shortest_edge, longest_edge: how images are to be resized; by default what the config
@@ -57,6 +61,10 @@ def export(
         input_format: "BGR" or "RGB"; by default what the config or the model says.
         classes: names and colours, see `detectron2.data.metadata_file`; by default those of the
             config's dataset.
+        int8: (H, W, 3) uint8 BGR images to calibrate 8-bit integers on, for OpenVINO; see
+            `detectron2.export.int8`.
+        dataset: name in the catalog to evaluate the model and the file on; see the attribute
+            `metrics` of the result.
 
     Raises:
         ValueError: an argument does not fit, or the architecture is not supported; the message
@@ -66,7 +74,9 @@ def export(
     """
     require(format)
     output = Path(output)
-    _check_arguments(format, output, batch, opset)
+    _check_arguments(format, output, batch, image_size, opset)
+    if int8 is not None:
+        check_int8(format)
     described: dict[str, Any] = {}
     if not isinstance(model, nn.Module):
         model, described = _from_config(model)
@@ -77,16 +87,30 @@ def export(
         "classes": None if classes is None else dict(classes),
     }
     described.update({name: value for name, value in given.items() if value is not None})
-    batched = batched_model(model)
+    spec = FORMATS[format]
+    batched = batched_model(model, padded=spec.fixed)
+    if not spec.keypoints:
+        names = batched.output_names
+        batched.output_names = tuple(name for name in names if name != "pred_keypoints")
     info = _describe(batched, format)
-    info.batch = None if batch == "dynamic" else int(batch)
+    info.batch = int(spec.fixed) or None if batch == "dynamic" else int(batch)
     info.image_size = None if image_size is None else list(image_size)
+    if spec.multiples and info.image_size is None:
+        info.side_multiple = max(1, info.size_divisibility)
+        # Graphs of dense detectors do not hold for a coarsest map of a single cell.
+        strides = getattr(getattr(batched.model, "anchor_generator", None), "strides", ())
+        info.side_above = max(strides, default=0)
     for name, value in described.items():
         setattr(info, name, value)
-    return _write_and_prove(model, batched, info, output, images, opset)
+    exported = _write_and_prove(model, batched, info, output, images, opset, int8)
+    if dataset is not None:
+        exported.metrics = evaluate_both(model, exported, dataset)
+    return exported
 
 
-def _check_arguments(format: str, output: Path, batch: int | str, opset: int) -> None:
+def _check_arguments(
+    format: str, output: Path, batch: int | str, image_size: Sequence[int] | None, opset: int
+) -> None:
     suffixes = FORMATS[format].suffixes
     if output.suffix.lower() not in suffixes:
         raise ValueError(
@@ -94,6 +118,11 @@ def _check_arguments(format: str, output: Path, batch: int | str, opset: int) ->
         )
     if batch != "dynamic" and not (isinstance(batch, int) and batch > 0):
         raise ValueError(f"batch is {batch!r}; give a positive number or 'dynamic'.")
+    if FORMATS[format].fixed and image_size is None:
+        raise ValueError(
+            f"Files for {format} take images of one size: give image_size (--image-size HEIGHT "
+            "WIDTH), large enough for every image after resizing."
+        )
     if opset not in OPSETS:
         raise ValueError(f"opset is {opset}; use {OPSETS[0]} to {OPSETS[-1]}.")
 
@@ -167,6 +196,7 @@ def _write_and_prove(
     output: Path,
     images: Sequence[np.ndarray],
     opset: int,
+    int8: Sequence[np.ndarray] | None,
 ) -> ExportedModel:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as name:
@@ -174,7 +204,12 @@ def _write_and_prove(
         prepared = [ExportedModel(output, info, None).prepare(image)["image"] for image in images]
         write(info.format, batched, info, folder, output.name, opset)
         lines = prove(folder / output.name, model, batched, info, prepared)
+        report = None
+        if int8 is not None:
+            with tempfile.TemporaryDirectory(prefix=".float-", dir=output.parent) as kept:
+                report = make_int8(folder / output.name, Path(kept), info, int8)
+            lines = [*lines, *report.lines()]
         move_into_place(folder, output)
     exported = load(output)
-    exported.proof = lines
+    exported.proof, exported.int8_report = lines, report
     return exported

@@ -33,6 +33,9 @@ class Format:
         runtime: module with the class `Runtime` that runs a file.
         packages: what has to be importable, by name.
         extra: of detectron2 that installs those.
+        fixed: every tensor has a fixed shape: number and size of images have to be given.
+        multiples: sides of a batch have to be multiples of what the network pads to.
+        keypoints: the file finds them in the heatmaps; otherwise the loader does.
         write: (model, description, folder, stem, opset) writes the files into a folder.
     """
 
@@ -41,6 +44,9 @@ class Format:
     packages: tuple[str, ...]
     extra: str
     write: Callable[[BatchedModel, ExportInfo, Path, str, int], None]
+    fixed: bool = False
+    multiples: bool = False
+    keypoints: bool = True
 
 
 def _write_torchscript(
@@ -108,6 +114,22 @@ def _write_onnx(
     onnx.save(written, str(folder / name))
 
 
+def _write_pt2(
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+) -> None:
+    from detectron2.export._pt2 import write_pt2
+
+    write_pt2(batched, info, folder / name)
+
+
+def _write_executorch(
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+) -> None:
+    from detectron2.export._executorch import write_executorch
+
+    write_executorch(batched, info, folder / name)
+
+
 def _write_openvino(
     batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
 ) -> None:
@@ -136,6 +158,16 @@ FORMATS: dict[str, Format] = {
         ("openvino", "onnx", "onnxscript"),
         "openvino",
         _write_openvino,
+    ),
+    "pt2": Format((".pt2",), f"{_HERE}.pt2", (), "", _write_pt2, multiples=True, keypoints=False),
+    "executorch": Format(
+        (".pte",),
+        f"{_HERE}.executorch",
+        ("executorch",),
+        "mobile",
+        _write_executorch,
+        fixed=True,
+        keypoints=False,
     ),
 }
 

@@ -32,6 +32,8 @@ class ExportInfo:
         batch: number of images in a call; None for any.
         image_size: (H, W) that images are padded to; None for any.
         size_divisibility: height and width that the network pads to are multiples of it.
+        side_multiple: sides of a batch have to be multiples of it.
+        side_above: one side of a batch has to be longer than this.
         square_size: or this square, if above 0.
         num_classes: of detections; 0 if there are none.
         rotated: boxes have five numbers.
@@ -41,6 +43,8 @@ class ExportInfo:
         weights_sha256: of the model's parameters and buffers.
         detectron2, torch: versions that wrote the file.
         tolerance: what the proof allowed, by output.
+        int8_images: number of images that 8-bit integers were calibrated on; 0 for a float file.
+        contents: of a .pt2 file, whether it is compiled.
         version: of this description.
     """
 
@@ -53,6 +57,8 @@ class ExportInfo:
     batch: int | None = None
     image_size: list[int] | None = None
     size_divisibility: int = 1
+    side_multiple: int = 1
+    side_above: int = 0
     square_size: int = 0
     num_classes: int = 0
     rotated: bool = False
@@ -64,6 +70,8 @@ class ExportInfo:
     detectron2: str = ""
     torch: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
+    int8_images: int = 0
+    contents: str = ""
     version: int = FILE_VERSION
 
     def to_json(self) -> str:

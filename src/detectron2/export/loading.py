@@ -32,6 +32,8 @@ class ExportedModel(nn.Module):
         info: what the file says about itself.
         metadata: names of the classes.
         proof: of a file that has just been exported, what it was compared on.
+        metrics: of a file that has just been exported, beside the model's, if asked for.
+        int8_report: of a file that has just been exported with 8-bit integers.
     """
 
     metadata: Metadata
@@ -43,6 +45,8 @@ class ExportedModel(nn.Module):
         self.metadata = info.metadata()
         self.runtime = runtime
         self.proof: list[str] = []
+        self.metrics: Any = None
+        self.int8_report: Any = None
         self.input_format = info.input_format
         self.image_format = "BGR"  # of the images that a call takes
         self.eval()
@@ -114,11 +118,18 @@ def batch_of_images(info: ExportInfo, images: Sequence[Tensor]) -> tuple[Tensor,
             "batch='dynamic' (--batch dynamic) for any number."
         )
     sizes = torch.tensor([image.shape[-2:] for image in images])
-    height, width = info.image_size or sizes.amax(dim=0).tolist()
+    unit = info.side_multiple
+    largest = [-(-side // unit) * unit for side in sizes.amax(dim=0).tolist()]
+    height, width = info.image_size or largest
     if bool((sizes > torch.tensor([height, width])).any()):
         raise ValueError(
             f"The file takes images of at most {height} x {width} pixels, one has "
             f"{sizes.amax(dim=0).tolist()}; export without image_size for any size."
+        )
+    if max(height, width) <= info.side_above:
+        raise ValueError(
+            f"The file takes images with a side of more than {info.side_above} pixels, these fit "
+            f"into {height} x {width}; enlarge them or use another format."
         )
     batch = torch.zeros(len(images), images[0].shape[0], height, width)
     for row, image in zip(batch, images):

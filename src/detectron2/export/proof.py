@@ -22,7 +22,7 @@ from detectron2.export.loading import batch_of_images
 from detectron2.export.results import as_tensors, results_of_batch
 from detectron2.export.runtimes import answer
 
-__all__ = ["ProofError", "prove"]
+__all__ = ["ProofError", "prove", "run_in_fresh_process"]
 
 # Sizes of the pictures that are made up when the user gives none: two sizes in one batch, a third
 # one, and a blank image, on which a model finds little or nothing.
@@ -82,9 +82,19 @@ def prove(
     return lines
 
 
+def run_in_fresh_process(path: Path, info: ExportInfo) -> None:
+    """Run a file on the pictures of `prove` without comparing what it finds.
+
+    Raises:
+        ProofError: it does not run, or has lost its description.
+    """
+    _run(path, info, _cases(info, (), channels=3))
+
+
 def _cases(info: ExportInfo, images: Sequence[Tensor], channels: int) -> list[_Case]:
     # A model for small images is compared on small ones.
     share = min(1.0, (info.shortest_edge or _BLANK[0]) / _BLANK[0])
+    share = max(share, (info.side_above + 1) / _BLANK[1])
     made_up = [
         [_picture(_scaled(size, share), channels, seed) for seed, size in enumerate(batch)]
         for batch in _BATCHES

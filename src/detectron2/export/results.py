@@ -15,7 +15,7 @@ from detectron2.modeling.postprocessing import (
     sem_seg_postprocess,
     to_output_frame,
 )
-from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.structures import Boxes, Instances, RotatedBoxes, heatmaps_to_keypoints
 
 __all__ = ["results_of_batch"]
 
@@ -47,7 +47,7 @@ def _result_of_image(
     result: dict[str, Any] = {}
     if "sem_seg" in outputs:
         result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"][index], size, *wanted)
-    if "image_index" in outputs:
+    if "image_index" in outputs or "num_detections" in outputs:
         # Instances are merged with stuff as images of masks.
         convert = to_output_frame if info.panoptic is None else detector_postprocess
         found = convert(_instances(info, outputs, index, size), *wanted)
@@ -62,16 +62,24 @@ def _result_of_image(
 def _instances(
     info: ExportInfo, outputs: Mapping[str, Tensor], index: int, size: Size
 ) -> Instances:
-    rows = (outputs["image_index"] == index).nonzero()[:, 0]
     found = Instances(size)
     for name, value in outputs.items():
-        if name in ("image_index", "sem_seg"):
+        if name in ("image_index", "num_detections", "sem_seg"):
             continue
-        chosen: Any = value[rows]
+        chosen: Any = _rows_of_image(outputs, value, index)
         if name.endswith("boxes"):
             chosen = RotatedBoxes(chosen) if info.rotated else Boxes(chosen)
         found.set(name, chosen)
+    if found.has("pred_keypoint_heatmaps") and not found.has("pred_keypoints"):
+        heatmaps, boxes = found.pred_keypoint_heatmaps, found.pred_boxes.tensor
+        found.pred_keypoints = heatmaps_to_keypoints(heatmaps, boxes)[:, :, [0, 1, 3]]
     return found
+
+
+def _rows_of_image(outputs: Mapping[str, Tensor], value: Tensor, index: int) -> Tensor:
+    if "num_detections" in outputs:  # every image has as many rows, of which the first ones count
+        return value[index, : int(outputs["num_detections"][index])]
+    return value[outputs["image_index"] == index]
 
 
 def as_tensors(info: ExportInfo, outputs: Sequence[Any]) -> dict[str, Tensor]:

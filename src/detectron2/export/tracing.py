@@ -8,6 +8,7 @@ that do so are replaced for the time of the trace.
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import sys
 import warnings
@@ -26,7 +27,14 @@ from detectron2.ops import dispatch
 from detectron2.ops.loops import no_torchscript_warnings
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["is_traced", "quiet_tracer", "replaced", "traceable_len", "traceable_model"]
+__all__ = [
+    "PADDED_SUBSTITUTES",
+    "is_traced",
+    "quiet_tracer",
+    "replaced",
+    "traceable_len",
+    "traceable_model",
+]
 
 _HEADS = "detectron2.modeling.roi_heads"
 _DENSE = "detectron2.modeling.meta_arch.dense_detector"
@@ -79,12 +87,16 @@ def traceable_len(obj: Any) -> Any:
 
 
 def _extreme(
-    builtin: Callable[..., Any], of_tensors: Callable[[Tensor, Tensor], Tensor]
+    builtin: Callable[..., Any],
+    of_tensors: Callable[[Tensor, Tensor], Tensor],
+    of_symbols: Callable[[Any, Any], Any],
 ) -> Callable[..., Any]:
     """`min` or `max` that stays a variable of the graph where a size takes part."""
 
     def extreme(*args: Any, **kwargs: Any) -> Any:
         values = list(args[0]) if len(args) == 1 else list(args)
+        if any(isinstance(value, torch.SymInt) for value in values):
+            return functools.reduce(of_symbols, values)
         if kwargs or not any(isinstance(value, Tensor) for value in values):
             return builtin(values, **kwargs)
         result = torch.as_tensor(values[0])
@@ -95,8 +107,8 @@ def _extreme(
     return extreme
 
 
-traceable_min = _extreme(min, torch.minimum)
-traceable_max = _extreme(max, torch.maximum)
+traceable_min = _extreme(min, torch.minimum, torch.sym_min)
+traceable_max = _extreme(max, torch.maximum, torch.sym_max)
 
 
 def keep_best_anchors(
@@ -166,6 +178,25 @@ class _Identity:
         return input
 
 
+def no_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
+    """Stands for `heatmaps_to_keypoints` in graphs that return heatmaps alone."""
+    return maps.new_zeros(*maps.shape[:2], 4)
+
+
+_KEYPOINTS = (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints")
+
+# For models whose tensors have fixed shapes.
+PADDED_SUBSTITUTES: dict[tuple[str, str], Any] = {
+    (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
+    _KEYPOINTS: no_keypoints,
+}
+
+# For `torch.export`, which cannot follow a loop over boxes of different sizes.
+_EXPORT_SUBSTITUTES: dict[tuple[str, str], Any] = {
+    _KEYPOINTS: no_keypoints,
+    ("detectron2.structures.instances", "len"): traceable_len,
+}
+
 _SUBSTITUTES: dict[tuple[str, str], Any] = {
     (_DENSE, "len"): traceable_len,
     (_DENSE, "min"): traceable_min,
@@ -177,7 +208,7 @@ _SUBSTITUTES: dict[tuple[str, str], Any] = {
     (_PROPOSALS, "_split_by_image"): split_by_image,
     ("detectron2.modeling.box_regression", "_split_deltas"): split_deltas,
     (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
-    (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints"): heatmaps_to_keypoints_one_by_one,
+    _KEYPOINTS: heatmaps_to_keypoints_one_by_one,
     ("detectron2.structures.image_list", "max"): traceable_max,
     ("detectron2.structures.image_list", "_stacked"): stacked,
     # Sides of images are tensors in a trace, which the check of an op would refuse.
@@ -203,9 +234,10 @@ def traceable_model(
         return
     if substitutes is None:
         substitutes = torchvision_ops() if _openvino_traces() else ATEN_OPS
+    exporting = _EXPORT_SUBSTITUTES if torch.compiler.is_compiling() else {}
     with (
         quiet_tracer(),
-        replaced(_SUBSTITUTES),
+        replaced({**_SUBSTITUTES, **exporting}),
         dispatch.use_implementation("reference"),
         dispatch.substitute(**substitutes),
     ):

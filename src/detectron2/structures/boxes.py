@@ -162,9 +162,11 @@ class Boxes:
 
     def __init__(self, tensor: Tensor | np.ndarray | Sequence[Any]) -> None:
         tensor = torch.as_tensor(tensor).to(torch.float32)
-        if tensor.numel() == 0:
+        # Nothing asks for the number of rows of what has the right shape: graphs may not know it.
+        fits = tensor.dim() == 2 and tensor.shape[1] == self.box_dim
+        if not fits and tensor.numel() == 0:
             tensor = tensor.reshape(-1, self.box_dim)
-        if tensor.dim() != 2 or tensor.shape[1] != self.box_dim:
+        elif not fits:
             raise AssertionError(
                 f"{type(self).__name__} takes a tensor of shape (N, {self.box_dim}), "
                 f"not {tuple(tensor.shape)}."

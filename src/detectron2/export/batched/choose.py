@@ -8,12 +8,20 @@ from torch import nn
 
 from detectron2.export.batched.dense import BatchedFCOS, BatchedRetinaNet, BatchedSemanticSegmentor
 from detectron2.export.batched.model import BatchedModel
+from detectron2.export.batched.padded import (
+    PaddedFCOS,
+    PaddedPanopticFPN,
+    PaddedProposals,
+    PaddedRCNN,
+    PaddedRetinaNet,
+)
 from detectron2.export.batched.rcnn import BatchedPanopticFPN, BatchedProposals, BatchedRCNN
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
 from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.modeling.meta_arch.semantic_seg import SemanticSegmentor
+from detectron2.modeling.poolers import _ALIGNED, ROIPooler
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.proposal_generator.rrpn import RRPN
 from detectron2.modeling.roi_heads import (
@@ -40,6 +48,15 @@ _MODELS: dict[type, tuple[type[BatchedModel], tuple[str, ...]]] = {
     FCOS: (BatchedFCOS, ("forward", "forward_inference", "inference_single_image")),
     SemanticSegmentor: (BatchedSemanticSegmentor, ("forward",)),
 }
+# What the batched forms are where every tensor has a fixed shape.
+_PADDED: dict[type[BatchedModel], type[BatchedModel]] = {
+    BatchedRCNN: PaddedRCNN,
+    BatchedPanopticFPN: PaddedPanopticFPN,
+    BatchedProposals: PaddedProposals,
+    BatchedRetinaNet: PaddedRetinaNet,
+    BatchedFCOS: PaddedFCOS,
+    BatchedSemanticSegmentor: BatchedSemanticSegmentor,
+}
 _PROPOSAL_GENERATORS = {
     RPN: ("forward", "predict_proposals", "_find_top_proposals"),
     RRPN: ("forward", "predict_proposals", "_find_top_proposals"),
@@ -52,8 +69,11 @@ _ROI_HEADS = {
 }
 
 
-def batched_model(model: nn.Module) -> BatchedModel:
+def batched_model(model: nn.Module, padded: bool = False) -> BatchedModel:
     """The form of a model that is traced and exported.
+
+    Args:
+        padded: the one whose tensors all have fixed shapes.
 
     Raises:
         UnsupportedModelError: the model, or one of its modules, has none.
@@ -67,7 +87,11 @@ def batched_model(model: nn.Module) -> BatchedModel:
     if isinstance(model, GeneralizedRCNN):
         _known_class(model.roi_heads, _ROI_HEADS, "roi_heads")
         _check_poolers(model.roi_heads)
-    return _MODELS[known][0](model)
+    form = _MODELS[known][0]
+    if padded:
+        _check_fixed(model)
+        form = _PADDED[form]
+    return form(model)
 
 
 def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> type:
@@ -88,6 +112,22 @@ def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> 
     raise UnsupportedModelError(
         f"The model cannot be exported: {where}{_path(module)}, is none of {supported}."
     )
+
+
+def _check_fixed(model: Any) -> None:
+    """Refuse what the padded forms do not know."""
+    generator = getattr(model, "proposal_generator", None)
+    if isinstance(generator, RRPN) or isinstance(getattr(model, "roi_heads", None), RROIHeads):
+        raise UnsupportedModelError(
+            "The model cannot be exported with fixed shapes: its proposal_generator and roi_heads "
+            "use rotated NMS and ROIAlignRotated. Use torchscript."
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, ROIPooler) and module.pooler_type not in _ALIGNED:
+            raise UnsupportedModelError(
+                f"The model cannot be exported with fixed shapes: {name} pools by "
+                f"{module.pooler_type}, only {' and '.join(_ALIGNED)} are known."
+            )
 
 
 def _path(module: Any) -> str:

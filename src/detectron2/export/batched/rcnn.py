@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads
 from detectron2.ops import multilevel_roi_align
 from detectron2.structures import Boxes, RotatedBoxes
 
-__all__ = ["BatchedPanopticFPN", "BatchedProposals", "BatchedRCNN"]
+__all__ = ["BatchedPanopticFPN", "BatchedProposals", "BatchedRCNN", "Steps"]
 
 Features = dict[str, Tensor]
 
@@ -42,8 +43,20 @@ class Proposals(NamedTuple):
     images: Tensor  # (K,) int64
 
 
+class Steps(NamedTuple):
+    """What rows of boxes go through, for `BatchedRCNN`: `propose`, `pool` and `detect`."""
+
+    propose: Callable[..., Proposals]
+    pool: Callable[..., Tensor]
+    detect: Callable[..., tuple[Any, Tensor]]
+
+
 class BatchedRCNN(BatchedModel):
     """`GeneralizedRCNN`."""
+
+    @property
+    def steps(self) -> Steps:
+        return Steps(propose, pool, detect)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -65,16 +78,18 @@ class BatchedRCNN(BatchedModel):
 
     def detections(self, batch: Batch) -> tuple[Tensor, ...]:
         heads = self.model.roi_heads
-        proposals = propose(self.model.proposal_generator, batch)
-        if isinstance(heads, Res5ROIHeads):
-            found, images = _res5_detections(heads, batch, proposals)
-        else:
-            found, images = _standard_detections(heads, batch, proposals)
+        proposals = self.steps.propose(self.model.proposal_generator, batch)
+        detections = _res5_detections if isinstance(heads, Res5ROIHeads) else _standard_detections
+        found, images = detections(heads, batch, proposals, self.steps)
         fields = {
             name: getattr(value, "tensor", value) for name, value in found.get_fields().items()
         }
-        fields["image_index"] = images
-        return tuple(fields[name] for name in self.output_names)
+        outputs = self.named_outputs(batch, {**fields, "image_index": images})
+        return tuple(outputs[name] for name in self.output_names)
+
+    def named_outputs(self, batch: Batch, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs by name, out of the (K, ...) fields of all detections."""
+        return fields
 
 
 class BatchedPanopticFPN(BatchedRCNN):
@@ -84,15 +99,9 @@ class BatchedPanopticFPN(BatchedRCNN):
         super().__init__(model)
         self.output_names = (*self.output_names, "sem_seg")
 
-    def detections(self, batch: Batch) -> tuple[Tensor, ...]:
-        names = self.output_names
-        self.output_names = names[:-1]
-        try:
-            found = super().detections(batch)
-        finally:
-            self.output_names = names
+    def named_outputs(self, batch: Batch, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         scores, _ = self.model.sem_seg_head(batch.features, None)
-        return (*found, scores)
+        return {**super().named_outputs(batch, fields), "sem_seg": scores}
 
 
 class BatchedProposals(BatchedModel):
@@ -182,7 +191,9 @@ def _wrapped(boxes: Tensor) -> Boxes:
     return RotatedBoxes(boxes) if boxes.shape[1] == 5 else Boxes(boxes)
 
 
-def _standard_detections(heads: Any, batch: Batch, proposals: Proposals) -> tuple[Any, Tensor]:
+def _standard_detections(
+    heads: Any, batch: Batch, proposals: Proposals, steps: Steps
+) -> tuple[Any, Tensor]:
     """`StandardROIHeads.forward`, `CascadeROIHeads.forward`, `RROIHeads.forward`."""
     maps = [batch.features[name] for name in heads.box_in_features]
     cascade = isinstance(heads, CascadeROIHeads)
@@ -192,41 +203,45 @@ def _standard_detections(heads: Any, batch: Batch, proposals: Proposals) -> tupl
     for stage, (box_head, predictor) in enumerate(zip(box_heads, predictors)):
         if stage > 0:
             boxes = clip_rows(boxes, batch.image_sizes, proposals.images)
-        predictions = predictor(box_head(pool(heads.box_pooler, maps, boxes, proposals.images)))
+        regions = steps.pool(heads.box_pooler, maps, boxes, proposals.images)
+        predictions = predictor(box_head(regions))
         rows = [flat_results(proposal_boxes=_wrapped(boxes))]
         scores.append(predictor.predict_probs(predictions, rows)[0])
         boxes = predictor.predict_boxes(predictions, rows)[0]
     mean = torch.stack(scores).mean(dim=0) if cascade else scores[0]
-    found, images = detect(predictors[-1], boxes, mean, proposals.images, batch)
+    found, images = steps.detect(predictors[-1], boxes, mean, proposals, batch)
     for on, names, pooler, head in (
         (heads.mask_on, "mask_in_features", "mask_pooler", "mask_head"),
         (heads.keypoint_on, "keypoint_in_features", "keypoint_pooler", "keypoint_head"),
     ):
         if on:
             head_maps = [batch.features[name] for name in getattr(heads, names)]
-            regions = pool(getattr(heads, pooler), head_maps, found.pred_boxes.tensor, images)
+            boxes = found.pred_boxes.tensor
+            regions = steps.pool(getattr(heads, pooler), head_maps, boxes, images)
             (found,) = getattr(heads, head)(regions, [found])
     return found, images
 
 
-def _res5_detections(heads: Any, batch: Batch, proposals: Proposals) -> tuple[Any, Tensor]:
+def _res5_detections(
+    heads: Any, batch: Batch, proposals: Proposals, steps: Steps
+) -> tuple[Any, Tensor]:
     """`Res5ROIHeads.forward`."""
     maps = [batch.features[name] for name in heads.in_features]
-    regions = heads.res5(pool(heads.pooler, maps, proposals.boxes, proposals.images))
+    regions = heads.res5(steps.pool(heads.pooler, maps, proposals.boxes, proposals.images))
     predictor = heads.box_predictor
     predictions = predictor(regions.mean(dim=[2, 3]))
     rows = [flat_results(proposal_boxes=_wrapped(proposals.boxes))]
     boxes = predictor.predict_boxes(predictions, rows)[0]
     scores = predictor.predict_probs(predictions, rows)[0]
-    found, images = detect(predictor, boxes, scores, proposals.images, batch)
+    found, images = steps.detect(predictor, boxes, scores, proposals, batch)
     if heads.mask_on:
-        regions = heads.res5(pool(heads.pooler, maps, found.pred_boxes.tensor, images))
+        regions = heads.res5(steps.pool(heads.pooler, maps, found.pred_boxes.tensor, images))
         (found,) = heads.mask_head(regions, [found])
     return found, images
 
 
 def detect(
-    predictor: Any, boxes: Tensor, scores: Tensor, images: Tensor, batch: Batch
+    predictor: Any, boxes: Tensor, scores: Tensor, proposals: Proposals, batch: Batch
 ) -> tuple[Any, Tensor]:
     """`fast_rcnn_inference` of rows that say themselves which image they belong to.
 
@@ -234,7 +249,7 @@ def detect(
         predictor: with the thresholds.
         boxes: (R, K * B) or (R, B).
         scores: (R, K + 1), background last.
-        images: (R,).
+        proposals: the R proposals that these are of.
     """
     box_dim = len(predictor.box2box_transform.weights)
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
@@ -246,7 +261,7 @@ def detect(
     found_boxes, found_scores, images = (
         per_class[rows, columns],
         scores[rows, classes],
-        images[rows],
+        proposals.images[rows],
     )
     clipped = clip_rows(found_boxes, batch.image_sizes, images)
     nms = batched_nms_rotated if box_dim == 5 else batched_nms

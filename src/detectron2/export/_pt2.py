@@ -1,0 +1,126 @@
+"""Models as programs of `torch.export`, compiled by AOTInductor where a C++ compiler is there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from detectron2.export._aten_ops import level_by_level
+from detectron2.export._batched_trace import TraceableBatch, example_batch
+from detectron2.export.batched import BatchedModel, UnsupportedModelError
+from detectron2.export.info import ExportInfo
+from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
+from detectron2.ops.nms.reference import batched_nms_reference, nms_reference
+from detectron2.ops.roi_align.reference import roi_align_reference
+
+__all__ = ["COMPILED", "UNCOMPILED", "cpp_compiler", "exported_program", "write_pt2"]
+
+logger = logging.getLogger(__name__)
+
+COMPILED = "AOTInductor package"
+UNCOMPILED = "ExportedProgram"
+
+# Bounds of what is left open; without them products of sides overflow in the compiler.
+MAX_SIDE = 1 << 14  # pixels
+MAX_BATCH = 1 << 10
+_EXAMPLE_SCALE = 3
+
+# What a graph of PyTorch operations and `while_loop` can hold.
+PT2_OPS: dict[str, Callable[..., Any]] = {
+    "nms": nms_reference,
+    "batched_nms": batched_nms_reference,
+    "multilevel_roi_align": level_by_level(roi_align_reference),
+}
+
+
+class _InUnits(nn.Module):
+    """A batched model that takes images as `in_units` gives them.
+
+    Their sides are then products of a number and a variable, and so are those of all maps. Sides
+    that are variables make the sizes of maps quotients, with which the compiler takes minutes.
+    """
+
+    def __init__(self, batched: BatchedModel) -> None:
+        super().__init__()
+        self.form = TraceableBatch(batched, PT2_OPS)
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        return self.form(images.flatten(4, 5).flatten(2, 3), image_sizes)
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that AOTInductor would call, or None."""
+    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+
+
+def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram:
+    """The batched form of a model as a graph for the sizes that `info` leaves open.
+
+    Raises:
+        UnsupportedModelError: `torch.export` cannot follow the model.
+    """
+    images: dict[int, Any] = {}
+    unit = 1
+    if info.image_size is None:
+        unit = info.side_multiple
+        images = {
+            axis: Dim(name, min=1, max=MAX_SIDE // unit)
+            for axis, name in ((2, "height"), (3 if unit == 1 else 4, "width"))
+        }
+    sizes: dict[int, Any] = {}
+    if info.batch is None:
+        images[0] = sizes[0] = Dim("batch", min=1, max=MAX_BATCH)
+    # Large enough for maps of the coarsest level to have several rows: a graph that was recorded
+    # with a single one might hold for no other number.
+    example = example_batch(batched.model, info.batch, info.image_size, _EXAMPLE_SCALE)
+    form = TraceableBatch(batched, PT2_OPS) if unit == 1 else _InUnits(batched)
+    example = (in_units(example[0], unit), example[1])
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    with torch.no_grad(), _quiet(), oblivious:
+        try:
+            return torch.export.export(
+                form.eval(),
+                example,
+                dynamic_shapes=(images, sizes),
+                strict=False,
+            )
+        except Exception as error:  # torch.export, symbolic shapes and models have each their own
+            problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UnsupportedModelError(
+                f"torch.export cannot follow the model: {problem}"
+            ) from error
+
+
+def write_pt2(batched: BatchedModel, info: ExportInfo, path: Path) -> None:
+    """Write a .pt2 file; `info.contents` then says which of the two kinds it is."""
+    program = exported_program(batched, info)
+    if cpp_compiler() is None:
+        logger.warning("There is no C++ compiler, so %s holds the graph uncompiled.", path.name)
+        info.contents = UNCOMPILED
+        torch.export.save(program, str(path), extra_files={INFO_NAME: info.to_json()})
+        return
+    info.contents = COMPILED
+    with torch.no_grad(), _quiet():
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": {INFO_NAME: info.to_json()}},
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The exporter and the compiler warn of their own use of what PyTorch deprecates.
+        warnings.simplefilter("ignore")
+        yield

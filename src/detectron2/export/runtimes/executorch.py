@@ -1,0 +1,30 @@
+"""ExecuTorch programs, run by the runtime in the package of that name."""
+
+import numpy as np
+import torch
+
+INFO_NAME = "detectron2"
+
+
+class Runtime:
+    """A .pte file; it runs on the CPU."""
+
+    def __init__(self, path: str, device: str = "cpu") -> None:
+        from executorch.runtime import Runtime, Verification
+
+        if device != "cpu":
+            raise ValueError(f"ExecuTorch files run on the CPU, not on {device!r}.")
+        # The program refers to the bytes, so they have to live as long.
+        with open(path, "rb") as stream:
+            self.content = stream.read()
+        self.program = Runtime.get().load_program(
+            self.content, verification=Verification.InternalConsistency
+        )
+        self.info = ""
+        if INFO_NAME in self.program.method_names:
+            (self.info,) = self.program.load_method(INFO_NAME).execute([])
+        self.method = self.program.load_method("forward")
+
+    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
+        outputs = self.method.execute([torch.from_numpy(images), torch.from_numpy(image_sizes)])
+        return [output.numpy().copy() for output in outputs]
