@@ -257,6 +257,7 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
         ({"format": "torchscript", "output": "m.onnx"}, "has to end in .ts or .torchscript"),
         ({"format": "torchscript", "output": "m.ts", "batch": 0}, "batch is 0"),
         ({"format": "torchscript", "output": "m.ts", "opset": 11}, "opset is 11; use 17 to 20"),
+        ({"format": "executorch", "output": "m.pte"}, "images of one size: give image_size"),
     ):
         arguments = {**arguments, "output": tmp_path / arguments["output"]}
         with pytest.raises(ValueError, match=message):
@@ -289,6 +290,9 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ImportError, match=r'pip install "detectron2\[openvino\]"'):
         export(small_model("RetinaNet"), "openvino", tmp_path / "m.xml")
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    with pytest.raises(ImportError, match=r'"executorch": pip install "detectron2\[mobile\]"'):
+        export(small_model("RetinaNet"), "executorch", tmp_path / "m.pte", image_size=(96, 96))
 
 
 def rewritten(path, target, change):
@@ -311,6 +315,9 @@ def test_files_that_cannot_be_used_are_refused(exported, tmp_path):
     (tmp_path / "half.ts").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"half.ts' is no complete torchscript file"):
         load(tmp_path / "half.ts")
+    (tmp_path / "half.pt2").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"half.pt2' is no complete pt2 file \(File is not a zip"):
+        load(tmp_path / "half.pt2")
     newer = rewritten(
         exported.path,
         tmp_path / "newer.ts",

@@ -67,6 +67,13 @@ def export(
         tuple[Path, Path] | None,
         typer.Option(help="COCO JSON file and image folder to evaluate model and file on."),
     ] = None,
+    preprocess: Annotated[
+        str, typer.Option(help="Whether the file normalises pixels (in) or its caller (out).")
+    ] = "in",
+    postprocess: Annotated[
+        str,
+        typer.Option(help="Whether the file scales results and pastes masks (in) or not (out)."),
+    ] = "out",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -88,6 +95,8 @@ def export(
             int8=int8,
             dataset=eval_dataset,
             val_data=val_data,
+            preprocess=preprocess,
+            postprocess=postprocess,
             overrides=overrides or [],
         )
     )

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from detectron2.export._aten_ops import ATEN_OPS
 from detectron2.export.batched import BatchedModel
+from detectron2.export.batched.postprocessed import PostprocessedBatch
 from detectron2.export.tracing import quiet_tracer, traceable_model
 
-__all__ = ["TraceableBatch", "example_batch", "trace_batched"]
+__all__ = ["TraceableBatch", "example_batch", "example_inputs", "trace_batched"]
 
 # Images to trace with: two sizes, neither square, so that nothing agrees by accident.
 _EXAMPLE_SIZES = ((96, 128), (64, 160))
@@ -39,6 +40,14 @@ def example_batch(
     return (noise * 255).to(model.pixel_mean.device), sizes.to(model.pixel_mean.device)
 
 
+def example_inputs(
+    batched: BatchedModel, batch: int | None = None, image_size: Sequence[int] | None = None
+) -> tuple[Tensor, ...]:
+    """What a batched model takes; see `example_batch`."""
+    images, sizes = example_batch(batched.model, batch, image_size)
+    return (images, sizes, sizes) if isinstance(batched, PostprocessedBatch) else (images, sizes)
+
+
 class TraceableBatch(nn.Module):
     """A batched model whose ops are those that a tracer can write down.
 
@@ -53,9 +62,9 @@ class TraceableBatch(nn.Module):
         self.batched = batched
         self.substitutes = dict(substitutes)
 
-    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         with traceable_model(self.substitutes):
-            return self.batched(images, image_sizes)
+            return self.batched(*inputs)
 
 
 def trace_batched(
@@ -66,6 +75,6 @@ def trace_batched(
     Args:
         batch, image_size: see `example_batch`.
     """
-    example = example_batch(batched.model, batch, image_size)
+    example = example_inputs(batched, batch, image_size)
     with torch.no_grad(), quiet_tracer():
         return torch.jit.trace(TraceableBatch(batched).eval(), example, check_trace=False)

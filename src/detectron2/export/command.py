@@ -44,6 +44,8 @@ class ExportOptions:
     int8: str | None = None
     dataset: str | None = None
     val_data: tuple[Path, Path] | None = None
+    preprocess: str = "in"
+    postprocess: str = "out"
     overrides: list[str] = field(default_factory=list)
 
 
@@ -69,6 +71,8 @@ def run_export(options: ExportOptions) -> ExportedModel:
         classes=_classes_beside(options.weights),
         int8=None if options.int8 is None else _calibration(options.int8),
         dataset=_dataset(options),
+        preprocess=options.preprocess,
+        postprocess=options.postprocess,
     )
     kind = f" ({exported.info.contents})" if exported.info.contents else ""
     print(

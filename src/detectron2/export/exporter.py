@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from detectron2.config import CfgNode
-from detectron2.export.batched import BatchedModel, batched_model
+from detectron2.export.batched import BatchedModel, batched_model, postprocessed
 from detectron2.export.compare import TOLERANCE
 from detectron2.export.evaluation import evaluate_both
-from detectron2.export.formats import FORMATS, OPSETS, move_into_place, require, write
+from detectron2.export.formats import FORMATS, OPSETS, check_name, move_into_place, require, write
 from detectron2.export.info import ExportInfo, weights_hash
 from detectron2.export.int8 import check_int8, make_int8
 from detectron2.export.loading import ExportedModel, load
@@ -42,6 +42,8 @@ def export(
     classes: Mapping[str, Any] | None = None,
     int8: Sequence[np.ndarray] | None = None,
     dataset: str | None = None,
+    preprocess: str = "in",
+    postprocess: str = "out",
 ) -> ExportedModel:
     """Write a model to a file that runs without this library, and prove that it computes the same.
 
@@ -65,6 +67,11 @@ def export(
             `detectron2.export.int8`.
         dataset: name in the catalog to evaluate the model and the file on; see the attribute
             `metrics` of the result.
+        preprocess: "in" if the file takes pixels in 0..255, "out" if its caller, such as
+            `load`, subtracts the mean and divides by the deviation.
+        postprocess: "out" if the file's boxes are in the frame of its input and masks on grids
+            over boxes, "in" if it scales them to sizes that it takes as a third input and
+            pastes the masks.
 
     Raises:
         ValueError: an argument does not fit, or the architecture is not supported; the message
@@ -72,9 +79,11 @@ def export(
         ImportError: a package of the format is missing.
         ProofError: the file computes something else.
     """
-    require(format)
+    check_name(format)
     output = Path(output)
     _check_arguments(format, output, batch, image_size, opset)
+    _check_processing(format, preprocess, postprocess)
+    require(format)
     if int8 is not None:
         check_int8(format)
     described: dict[str, Any] = {}
@@ -92,7 +101,14 @@ def export(
     if not spec.keypoints:
         names = batched.output_names
         batched.output_names = tuple(name for name in names if name != "pred_keypoints")
+    batched.normalizes = preprocess == "in"
+    if postprocess == "in":
+        batched = postprocessed(batched)
     info = _describe(batched, format)
+    info.postprocess = postprocess
+    if preprocess == "out":
+        pixels = (model.pixel_mean, model.pixel_std)
+        info.pixel_mean, info.pixel_std = (each.flatten().tolist() for each in pixels)
     info.batch = int(spec.fixed) or None if batch == "dynamic" else int(batch)
     info.image_size = None if image_size is None else list(image_size)
     if spec.multiples and info.image_size is None:
@@ -125,6 +141,15 @@ def _check_arguments(
         )
     if opset not in OPSETS:
         raise ValueError(f"opset is {opset}; use {OPSETS[0]} to {OPSETS[-1]}.")
+
+
+def _check_processing(format: str, preprocess: str, postprocess: str) -> None:
+    for name, value in (("preprocess", preprocess), ("postprocess", postprocess)):
+        if value not in ("in", "out"):
+            raise ValueError(f"{name} is {value!r}; use 'in' or 'out'.")
+    if postprocess == "in" and not FORMATS[format].postprocess:
+        able = ", ".join(name for name, spec in FORMATS.items() if spec.postprocess)
+        raise ValueError(f"postprocess='in' is for {able}, not for {format}; use 'out'.")
 
 
 def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any]]:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from detectron2.export._batched_trace import TraceableBatch, example_batch, trace_batched
+from detectron2.export._batched_trace import TraceableBatch, example_inputs, trace_batched
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.info import ExportInfo
 from detectron2.export.tracing import quiet_tracer
 
-__all__ = ["FORMATS", "OPSETS", "Format", "format_of_file", "require", "write"]
+__all__ = ["FORMATS", "OPSETS", "Format", "check_name", "format_of_file", "require", "write"]
 
 # What `torch.onnx`'s tracing exporter can write and the ops need (RoiAlign of 16).
 OPSETS = range(17, 21)
@@ -35,6 +35,7 @@ class Format:
         extra: of detectron2 that installs those.
         fixed: every tensor has a fixed shape: number and size of images have to be given.
         multiples: sides of a batch have to be multiples of what the network pads to.
+        postprocess: the file may scale results and paste masks.
         keypoints: the file finds them in the heatmaps; otherwise the loader does.
         write: (model, description, folder, stem, opset) writes the files into a folder.
     """
@@ -46,6 +47,7 @@ class Format:
     write: Callable[[BatchedModel, ExportInfo, Path, str, int], None]
     fixed: bool = False
     multiples: bool = False
+    postprocess: bool = True
     keypoints: bool = True
 
 
@@ -65,10 +67,14 @@ def _trace_to_onnx(batched: BatchedModel, info: ExportInfo, path: Path, opset: i
     axes: dict[str, dict[int, str]] = {
         output: {0: "batch" if output == "sem_seg" else "detections"} for output in info.outputs
     }
+    example = example_inputs(batched, info.batch, info.image_size)
+    names = ["images", "image_sizes", "output_sizes"][: len(example)]
     axes["images"] = {} if info.image_size else {2: "height", 3: "width"}
-    axes["image_sizes"] = {}
     if info.batch is None:
-        axes["images"][0] = axes["image_sizes"][0] = "batch"
+        for name in names:
+            axes.setdefault(name, {})[0] = "batch"
+    if info.postprocess == "in" and "pred_masks" in axes:
+        axes["pred_masks"].update({1: "output_height", 2: "output_width"})
     with torch.no_grad(), warnings.catch_warnings():
         # PyTorch deprecates this exporter, but it takes numbers of boxes that every stage finds
         # out anew as they come. It also warns of what it cannot simplify.
@@ -76,11 +82,11 @@ def _trace_to_onnx(batched: BatchedModel, info: ExportInfo, path: Path, opset: i
         try:
             torch.onnx.export(
                 TraceableBatch(batched, ONNX_SUBSTITUTES).eval(),
-                example_batch(batched.model, info.batch, info.image_size),
+                example,
                 str(path),
                 dynamo=False,
                 opset_version=opset,
-                input_names=["images", "image_sizes"],
+                input_names=names,
                 output_names=info.outputs,
                 dynamic_axes=axes,
             )
@@ -159,7 +165,16 @@ FORMATS: dict[str, Format] = {
         "openvino",
         _write_openvino,
     ),
-    "pt2": Format((".pt2",), f"{_HERE}.pt2", (), "", _write_pt2, multiples=True, keypoints=False),
+    "pt2": Format(
+        (".pt2",),
+        f"{_HERE}.pt2",
+        (),
+        "",
+        _write_pt2,
+        multiples=True,
+        postprocess=False,
+        keypoints=False,
+    ),
     "executorch": Format(
         (".pte",),
         f"{_HERE}.executorch",
@@ -167,6 +182,7 @@ FORMATS: dict[str, Format] = {
         "mobile",
         _write_executorch,
         fixed=True,
+        postprocess=False,
         keypoints=False,
     ),
 }
@@ -186,6 +202,16 @@ def format_of_file(path: str | os.PathLike[str]) -> str:
     raise ValueError(f"{str(path)!r} has the suffix {suffix!r}; exported files end in {known}.")
 
 
+def check_name(name: str) -> None:
+    """Check that there is a format of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"There is no format {name!r}; choose from {', '.join(FORMATS)}.")
+
+
 def require(name: str) -> None:
     """Check that the packages of a format are installed.
 
@@ -193,8 +219,7 @@ def require(name: str) -> None:
         ValueError: there is no such format.
         ImportError: a package is missing; the message says what to install.
     """
-    if name not in FORMATS:
-        raise ValueError(f"There is no format {name!r}; choose from {', '.join(FORMATS)}.")
+    check_name(name)
     for package in FORMATS[name].packages:
         try:
             importlib.import_module(package)

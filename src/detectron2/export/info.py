@@ -42,6 +42,10 @@ class ExportInfo:
         classes: names and colours, see `detectron2.data.metadata_file`.
         weights_sha256: of the model's parameters and buffers.
         detectron2, torch: versions that wrote the file.
+        pixel_mean, pixel_std: of each channel, if the caller of the file normalises; empty if the
+            file does.
+        postprocess: "in" if the file scales its results to the image and pastes masks, which takes
+            a third input, the sizes that results are wanted for; else "out".
         tolerance: what the proof allowed, by output.
         int8_images: number of images that 8-bit integers were calibrated on; 0 for a float file.
         contents: of a .pt2 file, whether it is compiled.
@@ -70,6 +74,9 @@ class ExportInfo:
     detectron2: str = ""
     torch: str = ""
     tolerance: dict[str, float] = field(default_factory=dict)
+    pixel_mean: list[float] = field(default_factory=list)
+    pixel_std: list[float] = field(default_factory=list)
+    postprocess: str = "out"
     int8_images: int = 0
     contents: str = ""
     version: int = FILE_VERSION

@@ -16,8 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from detectron2.export.info import ExportInfo
-from detectron2.export.loading import ExportedModel, batch_of_images, load
+from detectron2.export.loading import ExportedModel, inputs_of_file, load
 from detectron2.export.proof import ProofError, run_in_fresh_process
+from detectron2.export.runtimes.openvino import INFO_NAME, INPUTS
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
 __all__ = [
@@ -137,8 +138,6 @@ def quantize_openvino(path: Path, info: ExportInfo, images: Sequence[np.ndarray]
     nncf = _nncf()
     import openvino
 
-    from detectron2.export.runtimes.openvino import INFO_NAME
-
     if not images:
         raise ValueError("INT8 needs images to calibrate on, and there is none.")
     model = openvino.Core().read_model(str(path))
@@ -189,8 +188,9 @@ class _Batches:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         for image in self.images:
             prepared = [self.prepare(image)["image"]] * (self.info.batch or 1)
-            batch, sizes = batch_of_images(self.info, prepared)
-            yield {"images": batch.numpy(), "image_sizes": sizes.numpy()}
+            wanted = [(int(each.shape[1]), int(each.shape[2])) for each in prepared]
+            inputs = inputs_of_file(self.info, prepared, wanted)
+            yield dict(zip(INPUTS, (each.numpy() for each in inputs)))
 
 
 def _nncf() -> Any:
@@ -233,11 +233,11 @@ def _bytes(path: Path) -> int:
 
 
 def _milliseconds(exported: ExportedModel, image: np.ndarray) -> float:
-    batch, sizes = exported.batch([exported.prepare(image)["image"]] * (exported.info.batch or 1))
+    (inputs,) = _Batches(exported.info, [image])
     times = []
     for _ in range(4):  # the first one is slower
         start = time.perf_counter()
-        exported.runtime(batch.numpy(), sizes.numpy())
+        exported.runtime(*inputs.values())
         times.append(time.perf_counter() - start)
     return min(times) * 1e3
 

@@ -75,8 +75,8 @@ class ExportedModel(nn.Module):
             (int(each.get("height", size[0])), int(each.get("width", size[1])))
             for each, size in zip(inputs, sizes)
         ]
-        batch, image_sizes = self.batch(images)
-        outputs = as_tensors(self.info, self.runtime(batch.numpy(), image_sizes.numpy()))
+        arrays = [each.numpy() for each in inputs_of_file(self.info, images, wanted)]
+        outputs = as_tensors(self.info, self.runtime(*arrays))
         return results_of_batch(self.info, outputs, sizes, wanted)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
@@ -133,8 +133,21 @@ def batch_of_images(info: ExportInfo, images: Sequence[Tensor]) -> tuple[Tensor,
         )
     batch = torch.zeros(len(images), images[0].shape[0], height, width)
     for row, image in zip(batch, images):
+        if info.pixel_mean:
+            mean, std = (
+                torch.tensor(each)[:, None, None] for each in (info.pixel_mean, info.pixel_std)
+            )
+            image = (image - mean) / std
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch, sizes
+
+
+def inputs_of_file(
+    info: ExportInfo, images: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
+) -> tuple[Tensor, ...]:
+    """What a file takes, for images and the (height, width) that results are wanted for."""
+    batch = batch_of_images(info, images)
+    return (*batch, torch.tensor(wanted)) if info.postprocess == "in" else batch
 
 
 def load(path: str | os.PathLike[str], device: str = "cpu") -> ExportedModel:

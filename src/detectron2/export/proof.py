@@ -18,7 +18,7 @@ from detectron2.export.batched import BatchedModel
 from detectron2.export.compare import TOLERANCE, first_difference
 from detectron2.export.formats import FORMATS
 from detectron2.export.info import ExportInfo
-from detectron2.export.loading import batch_of_images
+from detectron2.export.loading import inputs_of_file
 from detectron2.export.results import as_tensors, results_of_batch
 from detectron2.export.runtimes import answer
 
@@ -67,7 +67,7 @@ def prove(
     for case, outputs in zip(cases, _run(path, info, cases)):
         sizes = [(image.shape[1], image.shape[2]) for image in case.images]
         expected = _eager(model, case.images, info)
-        found = results_of_batch(info, outputs, sizes, sizes)
+        found = results_of_batch(info, outputs, sizes, _wanted(info, case.images))
         for index, (wanted, result) in enumerate(zip(expected, found)):
             difference = first_difference(info, wanted, result, TOLERANCE)
             if difference:
@@ -89,6 +89,12 @@ def run_in_fresh_process(path: Path, info: ExportInfo) -> None:
         ProofError: it does not run, or has lost its description.
     """
     _run(path, info, _cases(info, (), channels=3))
+
+
+def _wanted(info: ExportInfo, images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """Sizes to compare results at: of the images, or larger if the file does the scaling."""
+    factor = 1.5 if info.postprocess == "in" else 1.0
+    return [(int(image.shape[1] * factor), int(image.shape[2] * factor)) for image in images]
 
 
 def _cases(info: ExportInfo, images: Sequence[Tensor], channels: int) -> list[_Case]:
@@ -140,11 +146,13 @@ def _picture(size: tuple[int, int], channels: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _eager(model: nn.Module, images: Sequence[Tensor], info: ExportInfo) -> list[dict[str, Any]]:
+    wanted = _wanted(info, images)
     if info.image_size is not None:
         # One more image makes the model pad the others as the file does.
         images = [*images, torch.zeros(images[0].shape[0], *info.image_size)]
+        wanted.append((info.image_size[0], info.image_size[1]))
     inputs = [
-        {"image": image, "height": image.shape[1], "width": image.shape[2]} for image in images
+        {"image": image, "height": size[0], "width": size[1]} for image, size in zip(images, wanted)
     ]
     results = model(inputs)
     if info.image_size is not None:
@@ -160,10 +168,9 @@ def _run(path: Path, info: ExportInfo, cases: Sequence[_Case]) -> list[Mapping[s
     with tempfile.TemporaryDirectory(prefix="detectron2") as name:
         folder = Path(name)
         for number, case in enumerate(cases):
-            images, sizes = batch_of_images(info, case.images)
-            np.savez(
-                folder / f"request_{number}.npz", images=images.numpy(), image_sizes=sizes.numpy()
-            )
+            inputs = inputs_of_file(info, case.images, _wanted(info, case.images))
+            arrays = {f"input_{index}": each.numpy() for index, each in enumerate(inputs)}
+            np.savez(folder / f"request_{number}.npz", **arrays)
         _answer(path, info, folder)
         answers = []
         for number in range(len(cases)):
@@ -199,9 +206,10 @@ def _divergence(
     """Where between the model and the file the outputs part."""
     sizes = [(image.shape[1], image.shape[2]) for image in case.images]
     device = batched.model.pixel_mean.device
-    images, image_sizes = batch_of_images(info, case.images)
-    outputs = [each.cpu() for each in batched(images.to(device), image_sizes.to(device))]
-    found = results_of_batch(info, as_tensors(info, outputs), sizes, sizes)
+    wanted_sizes = _wanted(info, case.images)
+    inputs = [each.to(device) for each in inputs_of_file(info, case.images, wanted_sizes)]
+    outputs = [each.cpu() for each in batched(*inputs)]
+    found = results_of_batch(info, as_tensors(info, outputs), sizes, wanted_sizes)
     for wanted, result in zip(expected, found):
         difference = first_difference(info, wanted, result, TOLERANCE)
         if difference:

@@ -48,9 +48,11 @@ def _result_of_image(
     if "sem_seg" in outputs:
         result["sem_seg"] = sem_seg_postprocess(outputs["sem_seg"][index], size, *wanted)
     if "image_index" in outputs or "num_detections" in outputs:
-        # Instances are merged with stuff as images of masks.
-        convert = to_output_frame if info.panoptic is None else detector_postprocess
-        found = convert(_instances(info, outputs, index, size), *wanted)
+        found = _instances(info, outputs, index, size if info.postprocess == "out" else wanted)
+        if info.postprocess == "out":
+            # Instances are merged with stuff as images of masks.
+            convert = to_output_frame if info.panoptic is None else detector_postprocess
+            found = convert(found, *wanted)
         result["proposals" if "proposal_boxes" in outputs else "instances"] = found
     if info.panoptic is not None:
         result["panoptic_seg"] = combine_semantic_and_instance_outputs(
@@ -69,6 +71,8 @@ def _instances(
         chosen: Any = _rows_of_image(outputs, value, index)
         if name.endswith("boxes"):
             chosen = RotatedBoxes(chosen) if info.rotated else Boxes(chosen)
+        elif name == "pred_masks" and info.postprocess == "in":
+            chosen = chosen[:, : size[0], : size[1]]
         found.set(name, chosen)
     if found.has("pred_keypoint_heatmaps") and not found.has("pred_keypoints"):
         heatmaps, boxes = found.pred_keypoint_heatmaps, found.pred_boxes.tensor

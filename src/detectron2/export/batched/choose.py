@@ -15,6 +15,7 @@ from detectron2.export.batched.padded import (
     PaddedRCNN,
     PaddedRetinaNet,
 )
+from detectron2.export.batched.postprocessed import PostprocessedBatch
 from detectron2.export.batched.rcnn import BatchedPanopticFPN, BatchedProposals, BatchedRCNN
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
@@ -31,7 +32,7 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
-__all__ = ["UnsupportedModelError", "batched_model"]
+__all__ = ["UnsupportedModelError", "batched_model", "postprocessed"]
 
 
 class UnsupportedModelError(ValueError):
@@ -92,6 +93,21 @@ def batched_model(model: nn.Module, padded: bool = False) -> BatchedModel:
         _check_fixed(model)
         form = _PADDED[form]
     return form(model)
+
+
+def postprocessed(batched: BatchedModel) -> BatchedModel:
+    """A batched model whose results need nothing more.
+
+    Raises:
+        UnsupportedModelError: it returns semantic scores or rotated boxes.
+    """
+    names = batched.output_names
+    if "sem_seg" in names or isinstance(getattr(batched.model, "roi_heads", None), RROIHeads):
+        raise UnsupportedModelError(
+            f"postprocess='in' is for upright boxes, masks and keypoints; {_path(batched.model)} "
+            "returns something else. Use postprocess='out'."
+        )
+    return PostprocessedBatch(batched)
 
 
 def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> type:

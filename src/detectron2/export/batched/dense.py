@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectron2.export.batched.model import BatchedModel, first_of_each_image, padded_images
+from detectron2.export.batched.model import BatchedModel, first_of_each_image
 from detectron2.layers import batched_nms
 
 __all__ = ["BatchedFCOS", "BatchedRetinaNet", "BatchedSemanticSegmentor"]
@@ -20,7 +20,7 @@ class BatchedRetinaNet(BatchedModel):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         model: Any = self.model
-        features = model.backbone(padded_images(model, images, image_sizes))
+        features = model.backbone(self.prepared(images, image_sizes))
         maps = [features[name] for name in model.head_in_features]
         scores, deltas = self.scores_and_deltas(model.head(maps))
         anchors = model.anchor_generator(maps)
@@ -87,6 +87,6 @@ class BatchedSemanticSegmentor(BatchedModel):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         model: Any = self.model
-        features = model.backbone(padded_images(model, images, image_sizes))
+        features = model.backbone(self.prepared(images, image_sizes))
         scores, _ = model.sem_seg_head(features, None)
         return (scores,)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BatchedModel", "first_of_each_image", "flat_results", "limits_of", "padded_images"]
+__all__ = ["BatchedModel", "first_of_each_image", "flat_results", "limits_of"]
 
 
 class BatchedModel(nn.Module):
@@ -20,9 +20,11 @@ class BatchedModel(nn.Module):
     Attributes:
         model: the model.
         output_names: of the tensors that `forward` returns.
+        normalizes: whether it subtracts the mean of pixels; otherwise the caller has done so.
     """
 
     output_names: tuple[str, ...]
+    normalizes = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -42,9 +44,15 @@ class BatchedModel(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has to define forward().")
 
+    def prepared(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """What the backbone takes: (N, C, H', W')."""
+        if self.normalizes:
+            images = normalized_images(self.model, images, image_sizes)
+        return padded_images(self.model.backbone, images)
 
-def padded_images(model: Any, images: Tensor, image_sizes: Tensor) -> Tensor:
-    """Images normalised and padded with zeros as the backbone asks: (N, C, H', W')."""
+
+def normalized_images(model: Any, images: Tensor, image_sizes: Tensor) -> Tensor:
+    """Images without the mean of pixels, with zeros around them whatever was there."""
     normalized = (images - model.pixel_mean) / model.pixel_std
     height, width = images.shape[-2:]
     rows = torch.arange(height, device=images.device)
@@ -52,17 +60,20 @@ def padded_images(model: Any, images: Tensor, image_sizes: Tensor) -> Tensor:
     inside = (rows[:, None] < image_sizes[:, 0, None, None]) & (
         columns[None, :] < image_sizes[:, 1, None, None]
     )  # (N, H, W)
-    # The padding is zero after normalisation, whatever the caller's padding holds.
-    normalized = torch.where(inside[:, None], normalized, torch.zeros_like(normalized))
-    backbone = model.backbone
+    return torch.where(inside[:, None], normalized, torch.zeros_like(normalized))
+
+
+def padded_images(backbone: Any, images: Tensor) -> Tensor:
+    """Images padded with zeros as the backbone asks."""
+    height, width = images.shape[-2:]
     constraints = backbone.padding_constraints
     divisor = constraints.get("size_divisibility", backbone.size_divisibility)
     square = constraints.get("square_size", 0)
     if square > 0:
-        return F.pad(normalized, (0, square - width, 0, square - height))
+        return F.pad(images, (0, square - width, 0, square - height))
     if divisor > 1:
-        return F.pad(normalized, (0, -width % divisor, 0, -height % divisor))
-    return normalized
+        return F.pad(images, (0, -width % divisor, 0, -height % divisor))
+    return images
 
 
 def limits_of(image_sizes: Tensor, images: Tensor, boxes: Tensor) -> Tensor:

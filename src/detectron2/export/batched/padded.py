@@ -15,7 +15,7 @@ from detectron2.export.batched._padded_steps import (
     rows_of,
 )
 from detectron2.export.batched.dense import BatchedFCOS, BatchedRetinaNet
-from detectron2.export.batched.model import BatchedModel, flat_results, padded_images
+from detectron2.export.batched.model import BatchedModel, flat_results
 from detectron2.export.batched.rcnn import Batch, BatchedRCNN, Proposals, Steps
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
@@ -78,7 +78,7 @@ class PaddedProposals(BatchedModel):
     output_names = ("objectness_logits", "proposal_boxes", "num_detections")
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        features = self.model.backbone(padded_images(self.model, images, image_sizes))
+        features = self.model.backbone(self.prepared(images, image_sizes))
         batch = Batch(features, image_sizes, images.shape[0])
         proposals = propose(self.model.proposal_generator, batch)
         outputs = counted(
@@ -96,7 +96,7 @@ class PaddedRetinaNet(BatchedRetinaNet):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         model: Any = self.model
-        features = model.backbone(padded_images(model, images, image_sizes))
+        features = model.backbone(self.prepared(images, image_sizes))
         maps = [features[name] for name in model.head_in_features]
         scores, deltas = self.scores_and_deltas(model.head(maps))
         anchors = model.anchor_generator(maps)

@@ -13,7 +13,6 @@ from detectron2.export.batched.model import (
     first_of_each_image,
     flat_results,
     limits_of,
-    padded_images,
 )
 from detectron2.layers import batched_nms, batched_nms_rotated
 from detectron2.modeling.poolers import _ALIGNED, ROIPooler, assign_boxes_to_levels
@@ -73,7 +72,7 @@ class BatchedRCNN(BatchedModel):
         return self.detections(batch)
 
     def batch_of(self, images: Tensor, image_sizes: Tensor) -> Batch:
-        features = self.model.backbone(padded_images(self.model, images, image_sizes))
+        features = self.model.backbone(self.prepared(images, image_sizes))
         return Batch(features, image_sizes, images.shape[0])
 
     def detections(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -110,7 +109,7 @@ class BatchedProposals(BatchedModel):
     output_names = ("objectness_logits", "proposal_boxes", "image_index")
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        features = self.model.backbone(padded_images(self.model, images, image_sizes))
+        features = self.model.backbone(self.prepared(images, image_sizes))
         batch = Batch(features, image_sizes, images.shape[0])
         boxes, logits, rows = propose(self.model.proposal_generator, batch)
         return logits, boxes, rows

@@ -23,7 +23,7 @@ def main(module_path: str, path: str, folder: str) -> None:
     number = 0
     while os.path.exists(os.path.join(folder, f"request_{number}.npz")):
         with np.load(os.path.join(folder, f"request_{number}.npz")) as request:
-            outputs = runtime(request["images"], request["image_sizes"])
+            outputs = runtime(*(request[f"input_{index}"] for index in range(len(request.files))))
         np.savez(os.path.join(folder, f"answer_{number}.npz"), *outputs)
         number += 1
     if "detectron2" in sys.modules:

@@ -3,6 +3,7 @@
 import numpy as np
 
 INFO_NAME = "detectron2"
+INPUTS = ("images", "image_sizes", "output_sizes")
 
 
 class Runtime:
@@ -19,7 +20,7 @@ class Runtime:
         self.info = self.session.get_modelmeta().custom_metadata_map.get(INFO_NAME, "")
         self.inputs = [each.name for each in self.session.get_inputs()]
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         # A graph that does not depend on an input has none of that name.
-        given = {"images": images, "image_sizes": image_sizes}
+        given = dict(zip(INPUTS, inputs))
         return self.session.run(None, {name: given[name] for name in self.inputs})

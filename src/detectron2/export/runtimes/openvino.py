@@ -3,6 +3,7 @@
 import numpy as np
 
 INFO_NAME = "detectron2"
+INPUTS = ("images", "image_sizes", "output_sizes")
 
 
 class Runtime:
@@ -22,7 +23,7 @@ class Runtime:
         )
         self.inputs = [each.get_any_name() for each in self.compiled.inputs]
 
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
-        given = {"images": images, "image_sizes": image_sizes}
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        given = dict(zip(INPUTS, inputs))
         outputs = self.compiled({name: given[name] for name in self.inputs})
         return [np.array(outputs[port]) for port in self.compiled.outputs]

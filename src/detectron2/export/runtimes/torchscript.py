@@ -21,8 +21,6 @@ class Runtime:
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
-        outputs = self.module(
-            torch.from_numpy(images).to(self.device), torch.from_numpy(image_sizes).to(self.device)
-        )
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        outputs = self.module(*(torch.from_numpy(each).to(self.device) for each in inputs))
         return [output.cpu().numpy() for output in outputs]
