@@ -17,6 +17,15 @@ from detectron2.export.tracing import replaced
 __all__ = ["write_executorch"]
 
 
+# What XNNPACK computes. Arithmetic on boxes is left to the portable kernels: each piece of it would
+# be a network of its own, of a few numbers, that takes seconds to prepare.
+_LAYERS = (
+    *("ConvolutionConfig", "LinearConfig", "AddmmConfig", "MMConfig", "BMMConfig"),
+    *("BatchNormConfig", "AddConfig", "ReLUConfig", "MaxPool2dConfig", "AvgPoolingConfig"),
+    *("MeanDimConfig", "UpsampleBilinear2dConfig"),
+)
+
+
 class _Fixed(nn.Module):
     """A padded model; what only matters to gradients is left out."""
 
@@ -37,12 +46,14 @@ def write_executorch(batched: BatchedModel, info: ExportInfo, path: Path) -> Non
     Raises:
         UnsupportedModelError: `torch.export` or ExecuTorch cannot take the model.
     """
+    from executorch.backends.xnnpack.partition import config
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
     from detectron2.export.runtimes.executorch import INFO_NAME
 
     example = example_batch(batched.model, info.batch, info.image_size)
+    layers = [getattr(config, name) for name in _LAYERS if hasattr(config, name)]
     constants: dict[str, Any] = {INFO_NAME: info.to_json()}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler about itself
@@ -50,7 +61,7 @@ def write_executorch(batched: BatchedModel, info: ExportInfo, path: Path) -> Non
             program = torch.export.export(_Fixed(batched).eval(), example, strict=False)
             edge = to_edge_transform_and_lower(
                 program,
-                partitioner=[XnnpackPartitioner()],
+                partitioner=[XnnpackPartitioner(layers)],
                 constant_methods=constants,
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from detectron2.export.batched.model import BatchedModel
+from detectron2.export.tracing import is_traced
 from detectron2.ops import paste_masks
 
 __all__ = ["PostprocessedBatch"]
@@ -45,8 +48,9 @@ class PostprocessedBatch(BatchedModel):
             place = place * scales[found["image_index"]][:, None]
             found["pred_keypoints"] = torch.cat([place, score], dim=2)
         if "pred_masks" in found:
-            height, width = output_sizes.amax(dim=0).unbind(0)
-            found["pred_masks"] = paste_masks(
-                found["pred_masks"][:, 0], found[self.boxes], (height, width), 0.5
-            )
+            largest = output_sizes.amax(dim=0)
+            # In a graph they stay variables.
+            sides: Any = tuple(largest.unbind(0)) if is_traced() else tuple(largest.tolist())
+            masks = found["pred_masks"][:, 0]
+            found["pred_masks"] = paste_masks(masks, found[self.boxes], sides, 0.5)
         return tuple(found[name] for name in self.output_names)
