@@ -8,7 +8,9 @@ missing are left out and named.
 
     python benchmarks/deploy.py [--config COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml]
         [--height 800] [--width 1088] [--formats eager torchscript onnx openvino openvino-int8 ...]
-        [--turns 2] [--repeat 2] [--threads 2]
+        [--turns 2] [--repeat 2] [--threads 2] [--folder FOLDER]
+
+With --folder, files that are there already are not exported again.
 """
 
 import argparse
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -51,7 +54,7 @@ def main() -> None:
         print(json.dumps(measure(options, *options.worker)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = export_all(options, Path(folder))
+        files = export_all(options, options.folder or Path(folder))
         rows: dict[str, dict[str, float]] = {}
         for _ in range(options.turns):
             for name, (path, _) in files.items():
@@ -89,12 +92,16 @@ def export_all(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str
         if format == "eager":
             files[name] = ("", 0.0)
             continue
+        path = folder / f"{name}{FORMATS[format].suffixes[0]}"
+        if path.exists():
+            files[name] = (str(path), 0.0)
+            continue
         size = (options.height, options.width) if FORMATS[format].fixed else None
         try:
             exported = export(
                 model,
                 format,
-                folder / f"{name}{FORMATS[format].suffixes[0]}",
+                path,
                 images=[picture(options)],
                 image_size=size,
                 int8=[picture(options)] if name.endswith("int8") else None,
@@ -147,8 +154,9 @@ def print_table(
         parts = [Path(path), Path(path).with_suffix(".bin")] if path else []
         size = sum(part.stat().st_size for part in parts if part.exists()) / 2**20
         ratio = f"{eager / row['ms']:.2f}" if eager else ""
-        table.append((name, f"{row['ms']:.0f}", ratio, f"{row['peak']:.0f}",
-                      f"{size:.0f}" if path else "", f"{seconds:.0f}" if path else ""))  # fmt: skip
+        numbers = [f"{row['ms']:.0f}", ratio, f"{row['peak']:.0f}"]
+        written = [f"{size:.0f}" if path else "", f"{seconds:.0f}" if seconds else ""]
+        table.append([name, *numbers, *written])
     print(f"{options.config}, {options.height}x{options.width}, {options.threads} threads")
     header = ["format", "ms/image", "eager / this", "peak MiB", "file MiB", "export and proof s"]
     print(tabulate(table, header, disable_numparse=True))

@@ -42,7 +42,8 @@ def need(format):
 def export_small(architecture, format, folder, **options):
     # Pictures for the proof are as small as those that a model is made for; GroupNorm of one
     # channel in a group (the small FCOS) cannot take maps of a single cell.
-    shortest = 160 if architecture == "FCOS" else 96
+    # Neither can compiled graphs of dense detectors.
+    shortest = 160 if architecture == "FCOS" or format == "pt2" else 96
     options = {"shortest_edge": shortest, "longest_edge": 256, **options}
     if format == "executorch":
         options = {"image_size": (192, 256), **options}
@@ -81,6 +82,7 @@ CELLS = [(a, f) for a in ARCHITECTURES for f in FORMATS if supported(a, f) == "y
 QUICK = [("Mask R-CNN C4", "onnx"), ("Semantic FPN", "openvino")]
 
 
+@pytest.mark.timeout(1800)  # AOTInductor and ExecuTorch compile for minutes
 @pytest.mark.parametrize(
     ("architecture", "format"),
     [pytest.param(*c, marks=[] if c in QUICK else [pytest.mark.slow]) for c in CELLS],
@@ -92,7 +94,8 @@ def test_every_supported_cell_of_the_table_is_exported_and_proved(architecture, 
     files = {".bin", ".xml"} if format == "openvino" else {FORMATS[format]}
     assert {path.suffix for path in tmp_path.iterdir()} == files
     model, images = small_model(architecture), [picture(90, 140, 5), picture(110, 100, 6)]
-    for result, image in zip(exported.predict(images), images):
+    results = [exported(image) for image in images] if format == "executorch" else None
+    for result, image in zip(results or exported.predict(images), images):
         prepared = exported.prepare(image)
         with torch.no_grad():
             (expected,) = model([prepared])
@@ -291,7 +294,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "detectron2\[openvino\]"'):
         export(small_model("RetinaNet"), "openvino", tmp_path / "m.xml")
     monkeypatch.setitem(sys.modules, "executorch", None)
-    with pytest.raises(ImportError, match=r'"executorch": pip install "detectron2\[mobile\]"'):
+    with pytest.raises(ImportError, match=r"package 'executorch': pip install .detectron2\[mobile"):
         export(small_model("RetinaNet"), "executorch", tmp_path / "m.pte", image_size=(96, 96))
 
 
@@ -402,7 +405,8 @@ def test_the_command_exports_and_says_what_it_compared(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", list(FORMATS))
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("format", ["torchscript", "onnx", "openvino"])
 @pytest.mark.parametrize(
     "config",
     [

@@ -21,17 +21,17 @@ class Runtime:
     """A .pt2 file; `device` is the one that it was exported for."""
 
     def __init__(self, path: str, device: str = "cpu") -> None:
+        files = {INFO_NAME: ""}
         with zipfile.ZipFile(path) as archive:
             compiled = any("/aotinductor/" in name for name in archive.namelist())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch's about itself
             if compiled:
-                import torch._inductor
+                from torch._inductor import aoti_load_package
 
-                self.module = torch._inductor.aoti_load_package(str(path))
+                self.module = aoti_load_package(str(path))
                 self.info = self.module.get_metadata().get(INFO_NAME, "")
             else:
-                files = {INFO_NAME: ""}
                 self.module = torch.export.load(str(path), extra_files=files).module()
                 self.info = files[INFO_NAME]
         self.device = device

@@ -1,0 +1,70 @@
+"""Files of `torch.export`, without the minutes that a detector takes."""
+
+import pytest
+import torch
+from torch import nn
+
+from detectron2.export import UnsupportedModelError, _pt2, load
+from detectron2.export.batched import BatchedModel
+from detectron2.export.info import ExportInfo
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pixel_mean = torch.zeros(3, 1, 1)
+        self.conv = nn.Conv2d(3, 2, 3, stride=2, padding=1)
+
+
+class TinyBatch(BatchedModel):
+    output_names = ("sem_seg",)
+
+    def forward(self, images, image_sizes):
+        return (self.model.conv(images) * image_sizes[:, :1, None, None],)
+
+
+class Branches(BatchedModel):
+    output_names = ("sem_seg",)
+
+    def forward(self, images, image_sizes):
+        return (images if image_sizes.sum() > 3 else images + 1,)
+
+
+def written(folder, **described):
+    torch.manual_seed(0)
+    batched = TinyBatch(Tiny()).eval()
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], side_multiple=32, **described)
+    with torch.no_grad():
+        _pt2.write_pt2(batched, info, folder / "m.pt2")
+    return batched, load(folder / "m.pt2")
+
+
+def check(batched, exported):
+    for size in ((64, 96), (33, 30)):
+        images, sizes = exported.batch([torch.rand(3, *size) * 255] * 2)
+        (found,) = exported.runtime(images.numpy(), sizes.numpy())
+        with torch.no_grad():
+            (expected,) = batched(images, sizes)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-2)
+
+
+def test_without_a_compiler_the_file_holds_the_graph(tmp_path, monkeypatch):
+    monkeypatch.setattr(_pt2, "cpp_compiler", lambda: None)
+    batched, exported = written(tmp_path, classes={"thing_classes": ["a"]})
+    assert exported.info.contents == "ExportedProgram" and exported.info.side_multiple == 32
+    assert exported.metadata.thing_classes == ["a"]
+    check(batched, exported)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_pt2.cpp_compiler() is None, reason="AOTInductor calls a C++ compiler")
+def test_with_a_compiler_the_file_is_compiled(tmp_path):
+    batched, exported = written(tmp_path)
+    assert exported.info.contents == "AOTInductor package"
+    check(batched, exported)
+
+
+def test_a_model_that_torch_export_cannot_follow_is_refused():
+    info = ExportInfo("pt2", "Branches", ["sem_seg"], side_multiple=32)
+    with pytest.raises(UnsupportedModelError, match="torch.export cannot follow the model: "):
+        _pt2.exported_program(Branches(Tiny()), info)
