@@ -74,6 +74,9 @@ def export(
         str,
         typer.Option(help="Whether the file scales results and pastes masks (in) or not (out)."),
     ] = "out",
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Write the graph of a .pt2 file uncompiled.")
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -97,6 +100,7 @@ def export(
             val_data=val_data,
             preprocess=preprocess,
             postprocess=postprocess,
+            compile=not no_compile,
             overrides=overrides or [],
         )
     )

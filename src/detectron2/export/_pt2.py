@@ -20,7 +20,7 @@ from detectron2.export._batched_trace import TraceableBatch, example_batch
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.info import ExportInfo
 from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
-from detectron2.ops.nms.reference import batched_nms_reference, nms_reference
+from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.ops.roi_align.reference import roi_align_reference
 
 __all__ = ["COMPILED", "UNCOMPILED", "cpp_compiler", "exported_program", "write_pt2"]
@@ -35,10 +35,27 @@ MAX_SIDE = 1 << 14  # pixels
 MAX_BATCH = 1 << 10
 _EXAMPLE_SCALE = 3
 
+
+def _batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
+    # One more box, of no class and below all others: a graph with `while_loop` does not hold for a
+    # number of boxes that may be zero.
+    kept = batched_nms_reference(
+        torch.cat([boxes, boxes.new_zeros(1, boxes.shape[1])]),
+        torch.cat([scores, scores.new_full((1,), -torch.inf)]),
+        torch.cat([class_ids, class_ids.new_full((1,), -1)]),
+        iou_threshold,
+    )
+    return kept[(kept < boxes.shape[0]).nonzero()[:, 0]]
+
+
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return _batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+
+
 # What a graph of PyTorch operations and `while_loop` can hold.
 PT2_OPS: dict[str, Callable[..., Any]] = {
-    "nms": nms_reference,
-    "batched_nms": batched_nms_reference,
+    "nms": _nms,
+    "batched_nms": _batched_nms,
     "multilevel_roi_align": level_by_level(roi_align_reference),
 }
 
@@ -101,11 +118,17 @@ def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram
             ) from error
 
 
-def write_pt2(batched: BatchedModel, info: ExportInfo, path: Path) -> None:
-    """Write a .pt2 file; `info.contents` then says which of the two kinds it is."""
+def write_pt2(batched: BatchedModel, info: ExportInfo, path: Path, compile: bool = True) -> None:
+    """Write a .pt2 file; `info.contents` then says which of the two kinds it is.
+
+    Args:
+        compile: with AOTInductor, if a C++ compiler is there.
+    """
     program = exported_program(batched, info)
-    if cpp_compiler() is None:
+    if compile and cpp_compiler() is None:
         logger.warning("There is no C++ compiler, so %s holds the graph uncompiled.", path.name)
+        compile = False
+    if not compile:
         info.contents = UNCOMPILED
         torch.export.save(program, str(path), extra_files={INFO_NAME: info.to_json()})
         return

@@ -46,6 +46,7 @@ class ExportOptions:
     val_data: tuple[Path, Path] | None = None
     preprocess: str = "in"
     postprocess: str = "out"
+    compile: bool = True
     overrides: list[str] = field(default_factory=list)
 
 
@@ -73,6 +74,7 @@ def run_export(options: ExportOptions) -> ExportedModel:
         dataset=_dataset(options),
         preprocess=options.preprocess,
         postprocess=options.postprocess,
+        compile=options.compile,
     )
     kind = f" ({exported.info.contents})" if exported.info.contents else ""
     print(

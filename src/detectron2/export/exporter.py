@@ -17,7 +17,15 @@ from detectron2.config import CfgNode
 from detectron2.export.batched import BatchedModel, batched_model, postprocessed
 from detectron2.export.compare import TOLERANCE
 from detectron2.export.evaluation import evaluate_both
-from detectron2.export.formats import FORMATS, OPSETS, check_name, move_into_place, require, write
+from detectron2.export.formats import (
+    FORMATS,
+    OPSETS,
+    Settings,
+    check_name,
+    move_into_place,
+    require,
+    write,
+)
 from detectron2.export.info import ExportInfo, weights_hash
 from detectron2.export.int8 import check_int8, make_int8
 from detectron2.export.loading import ExportedModel, load
@@ -44,6 +52,7 @@ def export(
     dataset: str | None = None,
     preprocess: str = "in",
     postprocess: str = "out",
+    compile: bool = True,
 ) -> ExportedModel:
     """Write a model to a file that runs without this library, and prove that it computes the same.
 
@@ -72,6 +81,7 @@ def export(
         postprocess: "out" if the file's boxes are in the frame of its input and masks on grids
             over boxes, "in" if it scales them to sizes that it takes as a third input and
             pastes the masks.
+        compile: whether a .pt2 file is compiled by AOTInductor, if a C++ compiler is there.
 
     Raises:
         ValueError: an argument does not fit, or the architecture is not supported; the message
@@ -118,7 +128,9 @@ def export(
         info.side_above = max(strides, default=0)
     for name, value in described.items():
         setattr(info, name, value)
-    exported = _write_and_prove(model, batched, info, output, images, opset, int8)
+    exported = _write_and_prove(
+        model, batched, info, output, images, Settings(opset, compile), int8
+    )
     if dataset is not None:
         exported.metrics = evaluate_both(model, exported, dataset)
     return exported
@@ -220,14 +232,14 @@ def _write_and_prove(
     info: ExportInfo,
     output: Path,
     images: Sequence[np.ndarray],
-    opset: int,
+    settings: Settings,
     int8: Sequence[np.ndarray] | None,
 ) -> ExportedModel:
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as name:
         folder = Path(name)
         prepared = [ExportedModel(output, info, None).prepare(image)["image"] for image in images]
-        write(info.format, batched, info, folder, output.name, opset)
+        write(info.format, batched, info, folder, output.name, settings)
         lines = prove(folder / output.name, model, batched, info, prepared)
         report = None
         if int8 is not None:

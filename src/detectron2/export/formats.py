@@ -18,10 +18,32 @@ from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.info import ExportInfo
 from detectron2.export.tracing import quiet_tracer
 
-__all__ = ["FORMATS", "OPSETS", "Format", "check_name", "format_of_file", "require", "write"]
+__all__ = [
+    "FORMATS",
+    "OPSETS",
+    "Format",
+    "Settings",
+    "check_name",
+    "format_of_file",
+    "require",
+    "write",
+]
 
 # What `torch.onnx`'s tracing exporter can write and the ops need (RoiAlign of 16).
 OPSETS = range(17, 21)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of single formats.
+
+    Attributes:
+        opset: version of ONNX's operators.
+        compile: whether a .pt2 file is compiled, if that is possible.
+    """
+
+    opset: int = 17
+    compile: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,14 +59,14 @@ class Format:
         multiples: sides of a batch have to be multiples of what the network pads to.
         postprocess: the file may scale results and paste masks.
         keypoints: the file finds them in the heatmaps; otherwise the loader does.
-        write: (model, description, folder, stem, opset) writes the files into a folder.
+        write: (model, description, folder, stem, settings) writes the files into a folder.
     """
 
     suffixes: tuple[str, ...]
     runtime: str
     packages: tuple[str, ...]
     extra: str
-    write: Callable[[BatchedModel, ExportInfo, Path, str, int], None]
+    write: Callable[[BatchedModel, ExportInfo, Path, str, Settings], None]
     fixed: bool = False
     multiples: bool = False
     postprocess: bool = True
@@ -52,7 +74,7 @@ class Format:
 
 
 def _write_torchscript(
-    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, settings: Settings
 ) -> None:
     from detectron2.export.runtimes.torchscript import INFO_NAME
 
@@ -98,7 +120,7 @@ def _trace_to_onnx(batched: BatchedModel, info: ExportInfo, path: Path, opset: i
 
 
 def _write_onnx(
-    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, settings: Settings
 ) -> None:
     import onnx
 
@@ -109,7 +131,7 @@ def _write_onnx(
         )
     from detectron2.export.runtimes.onnx import INFO_NAME
 
-    _trace_to_onnx(batched, info, folder / name, opset)
+    _trace_to_onnx(batched, info, folder / name, settings.opset)
     written = onnx.load(str(folder / name))
     onnx.checker.check_model(written)
     foreign = sorted({node.domain for node in written.graph.node} - {"", "ai.onnx"})
@@ -121,15 +143,15 @@ def _write_onnx(
 
 
 def _write_pt2(
-    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, settings: Settings
 ) -> None:
     from detectron2.export._pt2 import write_pt2
 
-    write_pt2(batched, info, folder / name)
+    write_pt2(batched, info, folder / name, settings.compile)
 
 
 def _write_executorch(
-    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, settings: Settings
 ) -> None:
     from detectron2.export._executorch import write_executorch
 
@@ -137,14 +159,14 @@ def _write_executorch(
 
 
 def _write_openvino(
-    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, opset: int
+    batched: BatchedModel, info: ExportInfo, folder: Path, name: str, settings: Settings
 ) -> None:
     import openvino
 
     from detectron2.export.runtimes.openvino import INFO_NAME
 
     with tempfile.TemporaryDirectory(dir=folder) as onnx_folder:
-        _write_onnx(batched, info, Path(onnx_folder), "model.onnx", opset)
+        _write_onnx(batched, info, Path(onnx_folder), "model.onnx", settings)
         converted = openvino.convert_model(str(Path(onnx_folder) / "model.onnx"))
     converted.set_rt_info(info.to_json(), INFO_NAME)
     openvino.save_model(converted, str(folder / name), compress_to_fp16=False)
@@ -231,10 +253,15 @@ def require(name: str) -> None:
 
 
 def write(
-    name: str, batched: BatchedModel, info: ExportInfo, folder: Path, file_name: str, opset: int
+    name: str,
+    batched: BatchedModel,
+    info: ExportInfo,
+    folder: Path,
+    file_name: str,
+    settings: Settings,
 ) -> None:
     """Write the files of a format into an empty folder."""
-    FORMATS[name].write(batched, info, folder, file_name, opset)
+    FORMATS[name].write(batched, info, folder, file_name, settings)
 
 
 def move_into_place(folder: Path, output: Path) -> None:
