@@ -56,6 +56,14 @@ def test_without_a_compiler_the_file_holds_the_graph(tmp_path, monkeypatch):
     check(batched, exported)
 
 
+def test_sides_that_are_fixed_need_no_multiples(tmp_path):
+    batched = TinyBatch(Tiny()).eval()
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], image_size=[64, 96])
+    with torch.no_grad():
+        _pt2.write_pt2(batched, info, tmp_path / "m.pt2", compile=False)
+    check(batched, load(tmp_path / "m.pt2"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(_pt2.cpp_compiler() is None, reason="AOTInductor calls a C++ compiler")
 def test_with_a_compiler_the_file_is_compiled(tmp_path):

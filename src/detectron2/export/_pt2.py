@@ -100,7 +100,11 @@ def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram
     # Large enough for maps of the coarsest level to have several rows: a graph that was recorded
     # with a single one might hold for no other number.
     example = example_batch(batched.model, info.batch, info.image_size, _EXAMPLE_SCALE)
-    form = TraceableBatch(batched, PT2_OPS) if unit == 1 else _InUnits(batched)
+    form: nn.Module = _InUnits(batched)
+    shapes: Any = (images, sizes)
+    if unit == 1:
+        form = TraceableBatch(batched, PT2_OPS)
+        shapes = (shapes,)  # of the one parameter *inputs
     example = (in_units(example[0], unit), example[1])
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), _quiet(), oblivious:
@@ -108,7 +112,7 @@ def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram
             return torch.export.export(
                 form.eval(),
                 example,
-                dynamic_shapes=(images, sizes),
+                dynamic_shapes=shapes,
                 strict=False,
             )
         except Exception as error:  # torch.export, symbolic shapes and models have each their own
