@@ -42,11 +42,11 @@ def memory(request) -> str:
 
 
 # The dearest cases: other tests have shown both layouts and alignments to the interpreter.
-@pytest.fixture(params=MEMORIES[-1:] if KERNEL.is_interpreted else MEMORIES)
+@pytest.fixture(params=MEMORIES[-1:] if KERNEL.is_hurried else MEMORIES)
 def memory_of_odd_boxes(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=[True] if KERNEL.is_interpreted else [True, False])
+@pytest.fixture(params=[True] if KERNEL.is_hurried else [True, False])
 def aligned_of_odd_boxes(request) -> bool:
     return request.param

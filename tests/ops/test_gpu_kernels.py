@@ -43,6 +43,14 @@ def test_the_contract_holds_for_the_gpu_kernels(part):
 
 
 @needs_triton
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_contract_holds_for_the_gpu_kernels_in_every_case(monkeypatch):
+    monkeypatch.setenv("DETECTRON2_TEST_ALL_CASES", "1")
+    test_the_contract_holds_for_the_gpu_kernels("roi_align")
+
+
+@needs_triton
 def test_gpu_kernels_compile_to_machine_code(tmp_path):
     environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     output = run([str(HERE / "compile_gpu_kernels.py")], **environment)

@@ -106,6 +106,22 @@ def export(
         "classes": None if classes is None else dict(classes),
     }
     described.update({name: value for name, value in given.items() if value is not None})
+    batched, info = _form_of(model, format, preprocess, postprocess)
+    _fix_sizes(info, batched, batch, image_size)
+    for name, value in described.items():
+        setattr(info, name, value)
+    exported = _write_and_prove(
+        model, batched, info, output, images, Settings(opset, compile), int8
+    )
+    if dataset is not None:
+        exported.metrics = evaluate_both(model, exported, dataset)
+    return exported
+
+
+def _form_of(
+    model: Any, format: str, preprocess: str, postprocess: str
+) -> tuple[BatchedModel, ExportInfo]:
+    """The form of the model that is written, and its description."""
     spec = FORMATS[format]
     batched = batched_model(model, padded=spec.fixed)
     if not spec.keypoints:
@@ -119,6 +135,14 @@ def export(
     if preprocess == "out":
         pixels = (model.pixel_mean, model.pixel_std)
         info.pixel_mean, info.pixel_std = (each.flatten().tolist() for each in pixels)
+    return batched, info
+
+
+def _fix_sizes(
+    info: ExportInfo, batched: BatchedModel, batch: int | str, image_size: Sequence[int] | None
+) -> None:
+    """Say in `info` which numbers and sizes of images the file takes."""
+    spec = FORMATS[info.format]
     info.batch = int(spec.fixed) or None if batch == "dynamic" else int(batch)
     info.image_size = None if image_size is None else list(image_size)
     if spec.multiples and info.image_size is None:
@@ -126,14 +150,6 @@ def export(
         # Graphs of dense detectors do not hold for a coarsest map of a single cell.
         strides = getattr(getattr(batched.model, "anchor_generator", None), "strides", ())
         info.side_above = max(strides, default=0)
-    for name, value in described.items():
-        setattr(info, name, value)
-    exported = _write_and_prove(
-        model, batched, info, output, images, Settings(opset, compile), int8
-    )
-    if dataset is not None:
-        exported.metrics = evaluate_both(model, exported, dataset)
-    return exported
 
 
 def _check_arguments(

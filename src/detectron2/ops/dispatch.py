@@ -13,7 +13,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -298,9 +298,16 @@ def explain(devices: tuple[str, ...] = ("cpu", "cuda")) -> list[Choice]:
     return [choose(name, device) for name in sorted(_OPS) for device in devices]
 
 
-def warm_up() -> None:
-    """Compile every CPU kernel, or load it from the on-disk cache, so that no request waits."""
-    for name in sorted(_OPS):
+def warm_up(names: Sequence[str] | None = None) -> None:
+    """Compile CPU kernels, or load them from the on-disk cache, so that no request waits.
+
+    Args:
+        names: of ops, in the order in which they are wanted; by default all.
+
+    Raises:
+        KeyError: no such op.
+    """
+    for name in sorted(_OPS) if names is None else names:
         choice = choose(name, "cpu")
         if choice.implementation == "numba":
             path = _OPS[name].numba

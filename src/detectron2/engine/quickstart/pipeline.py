@@ -30,6 +30,7 @@ from detectron2.config import CfgNode
 from detectron2.data.datasets.drawn_shapes import register_drawn_shapes, write_drawn_shapes
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine.defaults import DefaultTrainer
+from detectron2.engine.quickstart.kernels import kernels_compiled_aside
 from detectron2.engine.quickstart.report import write_report
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
@@ -144,7 +145,12 @@ def run_quickstart(output: str | Path, iterations: int | None = None) -> Quickst
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with _log_to_file(output / "log.txt"), _half_of_the_cores(), Progress(*columns) as progress:
+    with (
+        _log_to_file(output / "log.txt"),
+        _half_of_the_cores(),
+        kernels_compiled_aside(),
+        Progress(*columns) as progress,
+    ):
         steps = _Steps(output, progress, watch, iterations)
         return steps.run()
 

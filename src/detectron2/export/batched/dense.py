@@ -20,13 +20,8 @@ class BatchedRetinaNet(BatchedModel):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         model: Any = self.model
-        features = model.backbone(self.prepared(images, image_sizes))
-        maps = [features[name] for name in model.head_in_features]
-        scores, deltas = self.scores_and_deltas(model.head(maps))
-        anchors = model.anchor_generator(maps)
         levels = [
-            self.candidates(level_anchors.tensor, *level, images.shape[0])
-            for level_anchors, *level in zip(anchors, scores, deltas, strict=True)
+            self.candidates(*level, images.shape[0]) for level in self.levels(images, image_sizes)
         ]
         boxes, found_scores, classes, rows = (torch.cat(parts) for parts in zip(*levels))
         finite = (boxes.isfinite().all(dim=1) & found_scores.isfinite()).nonzero()[:, 0]
@@ -38,6 +33,15 @@ class BatchedRetinaNet(BatchedModel):
             first_of_each_image(rows[kept], model.max_detections_per_image, images.shape[0])
         ]
         return boxes[kept], classes[kept], found_scores[kept], rows[kept]
+
+    def levels(self, images: Tensor, image_sizes: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per level, (R_l, 4) anchors, (N, R_l, K) scores and (N, R_l, 4) deltas."""
+        model: Any = self.model
+        features = model.backbone(self.prepared(images, image_sizes))
+        maps = [features[name] for name in model.head_in_features]
+        scores, deltas = self.scores_and_deltas(model.head(maps))
+        anchors = [level.tensor for level in model.anchor_generator(maps)]
+        return list(zip(anchors, scores, deltas, strict=True))
 
     def scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas."""

@@ -16,7 +16,7 @@ from detectron2.export.batched._padded_steps import (
 )
 from detectron2.export.batched.dense import BatchedFCOS, BatchedRetinaNet
 from detectron2.export.batched.model import BatchedModel, flat_results
-from detectron2.export.batched.rcnn import Batch, BatchedRCNN, Proposals, Steps
+from detectron2.export.batched.rcnn import Batch, BatchedRCNN, Proposals, Steps, WithSemanticScores
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
@@ -60,16 +60,8 @@ class PaddedRCNN(BatchedRCNN):
         return counted(rows.pop("scores"), **rows)
 
 
-class PaddedPanopticFPN(PaddedRCNN):
+class PaddedPanopticFPN(WithSemanticScores, PaddedRCNN):
     """`PanopticFPN`."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.output_names = (*self.output_names, "sem_seg")
-
-    def named_outputs(self, batch: Batch, fields: dict[str, Tensor]) -> dict[str, Tensor]:
-        scores, _ = self.model.sem_seg_head(batch.features, None)
-        return {**super().named_outputs(batch, fields), "sem_seg": scores}
 
 
 class PaddedProposals(BatchedModel):
@@ -96,14 +88,7 @@ class PaddedRetinaNet(BatchedRetinaNet):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         model: Any = self.model
-        features = model.backbone(self.prepared(images, image_sizes))
-        maps = [features[name] for name in model.head_in_features]
-        scores, deltas = self.scores_and_deltas(model.head(maps))
-        anchors = model.anchor_generator(maps)
-        levels = [
-            self.padded_candidates(level_anchors.tensor, *level)
-            for level_anchors, *level in zip(anchors, scores, deltas, strict=True)
-        ]
+        levels = [self.padded_candidates(*level) for level in self.levels(images, image_sizes)]
         boxes, scores, classes = best_detections(
             *(torch.cat(parts, dim=1) for parts in zip(*levels)),
             model.test_nms_thresh,

@@ -91,8 +91,8 @@ class BatchedRCNN(BatchedModel):
         return fields
 
 
-class BatchedPanopticFPN(BatchedRCNN):
-    """`PanopticFPN`: detections, and the semantic scores of the padded images."""
+class WithSemanticScores(BatchedRCNN):
+    """What `PanopticFPN` has beside detections: the semantic scores of the padded images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -101,6 +101,10 @@ class BatchedPanopticFPN(BatchedRCNN):
     def named_outputs(self, batch: Batch, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         scores, _ = self.model.sem_seg_head(batch.features, None)
         return {**super().named_outputs(batch, fields), "sem_seg": scores}
+
+
+class BatchedPanopticFPN(WithSemanticScores):
+    """`PanopticFPN`."""
 
 
 class BatchedProposals(BatchedModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from detectron2.data.datasets.auto.folder import (
     ALL,
     FolderDataset,
     Record,
-    by_split_folder,
+    json_files,
     keypoint_metadata,
     split_of,
 )
@@ -56,7 +56,7 @@ def find_unchecked(folder: Path) -> dict[str, tuple[Path, Path]]:
 def _files(folder: Path) -> dict[str, Path]:
     """Split to annotation file."""
     files: dict[str, list[Path]] = {}
-    for path, split in _candidates(folder):
+    for path, split in json_files(folder):
         if _is_instance_file(path):
             files.setdefault(split or split_of(path.stem) or ALL, []).append(path)
     if ALL in files and len(files) > 1:
@@ -122,14 +122,6 @@ def dataset_of_files(
         notes=notes,
         rotated=rotated,
     )
-
-
-def _candidates(folder: Path) -> Iterable[tuple[Path, str | None]]:
-    for below in (folder, folder / "annotations"):
-        if below.is_dir():
-            yield from ((path, None) for path in sorted(below.glob("*.json")))
-    for split, below in by_split_folder(folder).items():
-        yield from ((path, split) for path in sorted(below.glob("*.json")))
 
 
 def _is_instance_file(path: Path) -> bool:

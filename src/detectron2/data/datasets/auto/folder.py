@@ -23,6 +23,7 @@ __all__ = [
     "Record",
     "by_split_folder",
     "files_by_split",
+    "json_files",
     "keypoint_metadata",
     "named_dataset",
     "split_folders_or_all",
@@ -97,6 +98,15 @@ def by_split_folder(folder: Path) -> dict[str, Path]:
         if split is not None and path.is_dir():
             found.setdefault(split, path)
     return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def json_files(folder: Path) -> Iterable[tuple[Path, str | None]]:
+    """JSON files here, in annotations/ and in subfolders named after splits, with that split."""
+    for below in (folder, folder / "annotations"):
+        if below.is_dir():
+            yield from ((path, None) for path in sorted(below.glob("*.json")))
+    for split, below in by_split_folder(folder).items():
+        yield from ((path, split) for path in sorted(below.glob("*.json")))
 
 
 def split_folders_or_all(folder: Path) -> dict[str, Path]:

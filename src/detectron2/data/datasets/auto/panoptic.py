@@ -19,7 +19,7 @@ from detectron2.data.datasets.auto.folder import (
     FolderDataset,
     Notes,
     Record,
-    by_split_folder,
+    json_files,
     named_dataset,
     split_of,
 )
@@ -39,7 +39,7 @@ LOOKED_FOR = (
 def find(folder: Path) -> FolderDataset | None:
     """The dataset of a folder with a COCO panoptic file for each split."""
     files: dict[str, Path] = {}
-    for path, split in _candidates(folder):
+    for path, split in json_files(folder):
         if _is_panoptic(path):
             files.setdefault(split or split_of(path.stem) or ALL, path)
     if not files:
@@ -49,14 +49,6 @@ def find(folder: Path) -> FolderDataset | None:
         split: functools.partial(_read, path, images, split) for split, path in files.items()
     }
     return named_dataset(folder, "COCO panoptic", readers, images)
-
-
-def _candidates(folder: Path) -> Iterable[tuple[Path, str | None]]:
-    for below in (folder, folder / "annotations"):
-        if below.is_dir():
-            yield from ((path, None) for path in sorted(below.glob("*.json")))
-    for split, below in by_split_folder(folder).items():
-        yield from ((path, split) for path in sorted(below.glob("*.json")))
 
 
 def _is_panoptic(path: Path) -> bool:
