@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fvcore.nn.precise_bn import get_bn_modules
 from omegaconf import DictConfig
 from torch import nn
 
@@ -52,6 +51,7 @@ from detectron2.engine.inference import speed_up
 from detectron2.engine.sharding import gathered, shard_model
 from detectron2.engine.streaming import map_in_batches, prefetched
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from detectron2.layers._fvcore_nn import get_bn_modules
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from detectron2.utils.logger import setup_logger

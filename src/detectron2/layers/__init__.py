@@ -1,10 +1,6 @@
 """Neural network layers with the names that models and configs use."""
 
-from detectron2.ops.loops import no_torchscript_warnings
-
-with no_torchscript_warnings():
-    import fvcore.nn  # noqa: F401  (scripts its focal loss when it is imported)
-
+from detectron2.layers import _fvcore_nn  # noqa: F401  (before all that uses fvcore)
 from detectron2.layers.aspp import ASPP
 from detectron2.layers.batch_norm import (
     BatchNorm2d,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fvcore.nn.jit_handles import get_shape
+
+from detectron2.layers._fvcore_nn import get_shape
 
 # A bilinear sample is a weighted sum of four cells.
 _CELLS_PER_SAMPLE = 4

@@ -10,13 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import fvcore.nn
 import torch
 import torch.utils._pytree as pytree
-from fvcore.nn import parameter_count, parameter_count_table
 from torch import nn
 
+from detectron2.layers._fvcore_nn import nn as fvcore_nn
 from detectron2.utils._op_flops import OP_FLOPS
+
+parameter_count = fvcore_nn.parameter_count
+parameter_count_table = fvcore_nn.parameter_count_table
 
 __all__ = [
     "FlopCountAnalysis",
@@ -71,7 +73,7 @@ class _TensorsInTensorsOut(nn.Module):
         return tuple(_tensors_in(outputs))
 
 
-class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
+class FlopCountAnalysis(fvcore_nn.FlopCountAnalysis):
     """fvcore's analysis for models that take and return dictionaries, with our ops counted."""
 
     def __init__(self, model: nn.Module, inputs: Any) -> None:
@@ -130,7 +132,7 @@ def activation_count_operators(
         raise ValueError(f"Activations are counted for one image, but {len(inputs)} were given.")
     with _inference_of(model):
         wrapped = _TensorsInTensorsOut(model, [{"image": inputs[0]["image"]}])
-        counts, _ = fvcore.nn.activation_count(wrapped, wrapped.tensors, **kwargs)
+        counts, _ = fvcore_nn.activation_count(wrapped, wrapped.tensors, **kwargs)
     return counts
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from fvcore.nn.precise_bn import get_bn_modules, update_bn_stats
 from torch import nn
 
 from detectron2.engine._random_state import unchanged_random_state
 from detectron2.engine.train_loop import HookBase
+from detectron2.layers._fvcore_nn import get_bn_modules, update_bn_stats
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 

@@ -10,14 +10,17 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from fvcore.nn import parameter_count_table
 from torch import nn
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine._recipe import recipe_of
 from detectron2.engine.defaults import default_argument_parser
 from detectron2.engine.entry_points import setup
-from detectron2.utils.analysis import activation_count_operators, flop_count_operators
+from detectron2.utils.analysis import (
+    activation_count_operators,
+    flop_count_operators,
+    parameter_count_table,
+)
 
 __all__ = ["TASKS", "invoke_main", "main"]
 
