@@ -226,7 +226,7 @@ def _first_colours(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 and colours.size:
         low, high = float(colours.min()), float(colours.max())
         if low < 0 or high > 255 or high <= 1:
-            colours = (colours - low) * (255 / max(high - low, 1e-12))
+            colours = np.rint((colours - low) * (255 / max(high - low, 1e-12)))
     return np.ascontiguousarray(colours.astype(np.uint8))
 
 
