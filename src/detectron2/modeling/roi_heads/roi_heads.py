@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,6 @@ from detectron2.config.mapping.roi_heads import (
     BOX_POOLER,
     KEYPOINT_POOLER,
     MASK_POOLER,
-    PROPOSAL_MATCHER,
-    RES5_STAGE,
-    ROI_HEADS,
     STANDARD_ROI_HEADS,
 )
 from detectron2.layers import ShapeSpec, nonzero_tuple
@@ -25,6 +22,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detectron2.modeling.roi_heads._base import ROI_HEADS_REGISTRY, ROIHeads, build_roi_heads
 from detectron2.modeling.roi_heads._inputs import (
     build_pooler,
     check_given_boxes,
@@ -32,11 +30,10 @@ from detectron2.modeling.roi_heads._inputs import (
     required_targets,
 )
 from detectron2.modeling.roi_heads._proposals import (
-    copy_matched_targets,
-    log_sample_counts,
     select_foreground_proposals,
     select_proposals_with_visible_keypoints,
 )
+from detectron2.modeling.roi_heads._res5 import Res5ROIHeads
 from detectron2.modeling.roi_heads.box_head import build_box_head
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.keypoint_head import build_keypoint_head
@@ -44,7 +41,6 @@ from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
-from detectron2.utils.registry import Registry, registered
 
 # Some of these are not used here; downstream code imports them from this address.
 __all__ = [
@@ -74,249 +70,6 @@ __all__ = [
     "select_proposals_with_visible_keypoints",
     "subsample_labels",
 ]
-
-ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
-ROI_HEADS_REGISTRY.__doc__ = """
-The heads of an R-CNN together, looked up by ``cfg.MODEL.ROI_HEADS.NAME`` and called as
-``entry(cfg, input_shape)``; an entry is a `ROIHeads`.
-"""
-
-
-def build_roi_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> nn.Module:
-    """The heads named by ``cfg.MODEL.ROI_HEADS.NAME``."""
-    return registered(ROI_HEADS_REGISTRY, cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
-
-
-class ROIHeads(nn.Module):
-    """Sampling of proposals for training; a subclass defines `forward`."""
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        batch_size_per_image: int,
-        positive_fraction: float,
-        proposal_matcher: Matcher,
-        proposal_append_gt: bool = True,
-    ) -> None:
-        """
-        Args:
-            num_classes: foreground classes K; class K is background.
-            batch_size_per_image: proposals of an image to train on.
-            positive_fraction: at most this share of them is foreground.
-            proposal_matcher: labels proposals by their overlap with ground truth.
-            proposal_append_gt: ground-truth boxes are proposals as well.
-        """
-        super().__init__()
-        self.batch_size_per_image = batch_size_per_image
-        self.positive_fraction = positive_fraction
-        self.num_classes = num_classes
-        self.proposal_matcher = proposal_matcher
-        self.proposal_append_gt = proposal_append_gt
-
-    @classmethod
-    def from_config(cls, cfg: Any) -> dict[str, Any]:
-        matcher = Matcher(**read_arguments(cfg, PROPOSAL_MATCHER), allow_low_quality_matches=False)
-        return {"proposal_matcher": matcher, **read_arguments(cfg, ROI_HEADS)}
-
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """
-        Args:
-            features: feature maps by name.
-            proposals: of each image, with `proposal_boxes` and `objectness_logits`.
-            targets: ground truth of each image, for training: `gt_boxes`, `gt_classes` and
-                what the heads need, such as `gt_masks` and `gt_keypoints`.
-
-        Returns:
-            When training (sampled proposals, losses by name); else (detections, {}).
-        """
-        raise NotImplementedError(f"{type(self).__name__} has to define forward().")
-
-    @torch.no_grad()
-    def label_and_sample_proposals(
-        self, proposals: list[Instances], targets: list[Instances]
-    ) -> list[Instances]:
-        """Match proposals with ground truth and keep those to train on.
-
-        Returns:
-            At most `batch_size_per_image` proposals of each image, with `gt_classes` (K for
-            background) and, where the image has ground truth, the other `gt_*` fields of the
-            object each one is matched with. Those of a background proposal mean nothing.
-        """
-        if self.proposal_append_gt:
-            proposals = add_ground_truth_to_proposals(targets, proposals)
-        sampled = [self._label_and_sample_image(p, t) for p, t in zip(proposals, targets)]
-        log_sample_counts(sampled, self.num_classes)
-        return sampled
-
-    def _label_and_sample_image(self, proposals: Instances, targets: Instances) -> Instances:
-        overlaps = self._pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)
-        matched_idxs, matched_labels = self.proposal_matcher(overlaps)
-        sampled_idxs, gt_classes = self._sample_proposals(
-            matched_idxs, matched_labels, targets.gt_classes
-        )
-        sampled = proposals[sampled_idxs]
-        sampled.gt_classes = gt_classes
-        if len(targets) > 0:
-            copy_matched_targets(sampled, targets, matched_idxs[sampled_idxs])
-        return sampled
-
-    def _pairwise_iou(self, gt_boxes: Any, proposal_boxes: Any) -> Tensor:
-        """(M, N) overlap of ground truth and proposals."""
-        return pairwise_iou(gt_boxes, proposal_boxes)
-
-    def _sample_proposals(
-        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Choose proposals of one image.
-
-        Args:
-            matched_idxs: (N,) object that each proposal is matched with.
-            matched_labels: (N,) 1 foreground, 0 background, -1 ignored.
-            gt_classes: (M,) class of each object.
-
-        Returns:
-            (S,) indices of the chosen proposals, foreground first, and their (S,) classes.
-        """
-        if gt_classes.numel() > 0:
-            classes = gt_classes[matched_idxs]
-            classes = torch.where(matched_labels == 0, self.num_classes, classes)
-            classes = torch.where(matched_labels == -1, -1, classes)
-        else:
-            classes = torch.full_like(matched_idxs, self.num_classes)
-        foreground, background = subsample_labels(
-            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
-        )
-        sampled = torch.cat([foreground, background])
-        return sampled, classes[sampled]
-
-
-@ROI_HEADS_REGISTRY.register()
-class Res5ROIHeads(ROIHeads):
-    """Box and mask head behind one ResNet stage that runs on each region ("C4" models)."""
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        in_features: list[str],
-        pooler: ROIPooler,
-        res5: nn.Module | Sequence[nn.Module],
-        box_predictor: nn.Module,
-        mask_head: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """
-        Args:
-            in_features: names of the feature maps to pool from.
-            res5: module, or blocks in order, from pooled features to those of the heads.
-            box_predictor: gets the mean of each region's features.
-            kwargs: arguments of `ROIHeads`.
-        """
-        super().__init__(**kwargs)
-        self.in_features = in_features
-        self.pooler = pooler
-        self.res5 = nn.Sequential(*res5) if isinstance(res5, (list, tuple)) else res5
-        self.box_predictor = box_predictor
-        self.mask_on = mask_head is not None
-        if mask_head is not None:
-            self.mask_head = mask_head
-
-    @classmethod
-    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
-        if lookup(cfg, "MODEL.KEYPOINT_ON"):
-            raise ValueError("Res5ROIHeads has no keypoint head; use StandardROIHeads.")
-        in_features = lookup(cfg, "MODEL.ROI_HEADS.IN_FEATURES")
-        if len(in_features) != 1:
-            raise ValueError(
-                f"Res5ROIHeads takes one feature map, but MODEL.ROI_HEADS.IN_FEATURES is "
-                f"{in_features}."
-            )
-        arguments = super().from_config(cfg)
-        pooler = build_pooler(cfg, BOX_POOLER, input_shape, in_features)
-        res5, channels = cls._build_res5_block(cfg)
-        arguments.update(
-            in_features=in_features,
-            pooler=pooler,
-            res5=res5,
-            box_predictor=FastRCNNOutputLayers(
-                cfg, ShapeSpec(channels=channels, height=1, width=1)
-            ),
-        )
-        if lookup(cfg, "MODEL.MASK_ON"):
-            height, width = pooler.output_size
-            shape = ShapeSpec(channels=channels, height=height, width=width)
-            arguments["mask_head"] = build_mask_head(cfg, shape)
-        return arguments
-
-    @classmethod
-    def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:
-        """The last stage of a ResNet as the config describes it, and its output channels."""
-        resnet = lookup(cfg, "MODEL.RESNETS")
-        if resnet.DEFORM_ON_PER_STAGE[-1]:
-            raise ValueError(
-                "Res5ROIHeads has no deformable stage: the last entry of "
-                "MODEL.RESNETS.DEFORM_ON_PER_STAGE has to be False."
-            )
-        # The width doubles in each of the three stages after res2.
-        growth = 2**3
-        out_channels = resnet.RES2_OUT_CHANNELS * growth
-        blocks = ResNet.make_stage(
-            BottleneckBlock,
-            3,
-            stride_per_block=[2, 1, 1],
-            in_channels=out_channels // 2,
-            bottleneck_channels=resnet.NUM_GROUPS * resnet.WIDTH_PER_GROUP * growth,
-            out_channels=out_channels,
-            **read_arguments(cfg, RES5_STAGE),
-        )
-        return nn.Sequential(*blocks), out_channels
-
-    def _shared_roi_transform(self, features: list[Tensor], boxes: list[Boxes]) -> Tensor:
-        """(K, C, h, w) features that the heads share."""
-        return self.res5(self.pooler(features, boxes))
-
-    def forward(
-        self,
-        images: ImageList,
-        features: dict[str, Tensor],
-        proposals: list[Instances],
-        targets: list[Instances] | None = None,
-    ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """See `ROIHeads.forward`."""
-        if self.training:
-            proposals = self.label_and_sample_proposals(proposals, required_targets(targets))
-        maps = [features[name] for name in self.in_features]
-        box_features = self._shared_roi_transform(maps, [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
-        if not self.training:
-            detections, _ = self.box_predictor.inference(predictions, proposals)
-            return self.forward_with_given_boxes(features, detections), {}
-        losses = self.box_predictor.losses(predictions, proposals)
-        if self.mask_on:
-            foreground, masks = select_foreground_proposals(proposals, self.num_classes)
-            # The regions of the mask head went through the stage already.
-            rows = torch.cat(masks).nonzero()[:, 0]
-            losses.update(self.mask_head(box_features[rows], foreground))
-        return [], losses
-
-    def forward_with_given_boxes(
-        self, features: dict[str, Tensor], instances: list[Instances]
-    ) -> list[Instances]:
-        """Add masks to instances that have `pred_boxes` and `pred_classes`."""
-        check_given_boxes(self, instances)
-        if not self.mask_on:
-            return instances
-        maps = [features[name] for name in self.in_features]
-        region_features = self._shared_roi_transform(maps, [x.pred_boxes for x in instances])
-        return self.mask_head(region_features, instances)
 
 
 @ROI_HEADS_REGISTRY.register()
