@@ -11,6 +11,11 @@ import torch
 from serving_load import Case, instances_of, load_and_stop
 from serving_support import encoded, form, picture_of
 
+from detectron2.engine.load_predictor import ModelSource, load_predictor
+from detectron2.engine.serving.answers import answer_as_json
+from detectron2.engine.serving.model import served_model
+from detectron2.engine.serving.pictures import read_picture
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 PROGRAM = str(Path(__file__).with_name("serving_program.py"))
 PNG = "image/png"
@@ -86,24 +91,55 @@ def test_two_hundred_clients_get_what_they_deserve_and_sigterm_drops_nobody():
     assert "Stopped" in output and "Traceback" not in errors
 
 
+SERVE = ["-m", "detectron2.cli.main", "serve", "--port", "0", "--device", "cpu"]
+LIMITS = ["--queue", "256", "--max-upload", "2", "--read-timeout", "2", "--min-score", "0"]
+
+
 @pytest.mark.slow
 def test_a_real_model_under_thirty_seconds_of_load_stays_right_and_small(tmp_path):
-    from small_models import picture, small_config, small_model
-
-    from detectron2.engine.load_predictor import ModelSource, load_predictor
-    from detectron2.engine.serving.answers import answer_as_json
-    from detectron2.engine.serving.model import served_model
-    from detectron2.engine.serving.pictures import read_picture
+    from small_models import small_config, small_model
 
     cfg = small_config("Mask R-CNN FPN")
     torch.save(small_model("Mask R-CNN FPN").state_dict(), tmp_path / "small.pth")
     (tmp_path / "small.yaml").write_text(cfg.dump())
     source = ModelSource(str(tmp_path / "small.yaml"), str(tmp_path / "small.pth"))
+    command = [*SERVE, source.config, "--weights", source.weights, *LIMITS]
+    load = put_mixed_load(source, command, seconds=30)
+    # Threads and allocators have warmed up after a third of the time.
+    settled = max(load.memory[: len(load.memory) // 3])
+    assert load.memory[-1] < 1.05 * settled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "suffix"),
+    [("onnx", ".onnx"), ("torchscript", ".ts"), ("openvino", ".xml")],
+    ids=["onnx", "torchscript", "openvino"],
+)
+def test_exported_files_under_load_stay_right(format, suffix, tmp_path):
+    from small_models import small_model
+
+    from detectron2.export import export
+
+    path = str(tmp_path / f"model{suffix}")
+    sizes = {"shortest_edge": 96, "longest_edge": 160}
+    export(small_model("Mask R-CNN FPN"), format, path, **sizes)
+    put_mixed_load(ModelSource(path), [*SERVE, path, *LIMITS], seconds=10)
+
+
+def put_mixed_load(source, command, seconds):
+    """Assert that 200 clients of a `detectron2 serve` get what `source` predicts.
+
+    Returns:
+        What happened.
+    """
+    from small_models import picture
+
     model = served_model(load_predictor(source), "small", 10**7)
     cases = []
     for number, size in enumerate(((72, 96), (96, 72), (120, 96), (72, 96))):
         photo = encoded(picture(*size, seed=number))
-        pixels = read_picture(photo, "BGR", 10**7)
+        pixels = read_picture(photo, model.image_format, 10**7)
         (output,) = model.run([model.prepare(pixels)])
         expected = answer_as_json(output, model, size, 0.0)["instances"]
         assert expected
@@ -113,20 +149,15 @@ def test_a_real_model_under_thirty_seconds_of_load_stays_right_and_small(tmp_pat
 
         cases += good_cases(f"photo {number}", photo, check)
     wrong = bad_cases(photo, 3_000_000, encoded(np.zeros((6000, 6000), np.uint8)))
-    command = ["-m", "detectron2.cli.main", "serve", source.config, "--weights", source.weights]
-    command += ["--port", "0", "--queue", "256", "--max-upload", "2", "--read-timeout", "2"]
-    command += ["--min-score", "0", "--device", "cpu"]
     load, statuses, code, output, errors = load_and_stop(
-        command, cases + wrong, cases[0], clients=200, seconds=30
+        command, cases + wrong, cases[0], clients=200, seconds=seconds
     )
     report(load)
     assert load.wrong == []
     assert {name for name, _ in load.answers} == {case.name for case in cases + wrong}
     assert statuses == [200] * 20 and code == 0
     assert "Stopped" in output and "Traceback" not in errors
-    # Threads and allocators have warmed up after a third of the time.
-    settled = max(load.memory[: len(load.memory) // 3])
-    assert load.memory[-1] < 1.05 * settled
+    return load
 
 
 def difference(found, expected):

@@ -24,6 +24,7 @@ class ExportFormat(str, Enum):
     openvino = "openvino"
     pt2 = "pt2"
     executorch = "executorch"
+    triton_repo = "triton-repo"
 
 
 def export(
@@ -31,7 +32,10 @@ def export(
     format: Annotated[ExportFormat, typer.Option(help="Format of the file.")],
     output: Annotated[
         Path,
-        typer.Option(help="File to write: .ts, .onnx, .xml (with a .bin beside it), .pt2 or .pte."),
+        typer.Option(
+            help="File to write: .ts, .onnx, .xml (with a .bin beside it), .pt2 or .pte; for "
+            "triton-repo a folder, named as the model."
+        ),
     ],
     weights: Annotated[
         str | None, typer.Option(help="Checkpoint; without it the published one of a zoo config.")
@@ -77,6 +81,9 @@ def export(
     no_compile: Annotated[
         bool, typer.Option("--no-compile", help="Write the graph of a .pt2 file uncompiled.")
     ] = False,
+    file_format: Annotated[
+        str, typer.Option(help="What a Triton repository holds: onnx or torchscript.")
+    ] = "onnx",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
     ] = None,
@@ -101,6 +108,7 @@ def export(
             preprocess=preprocess,
             postprocess=postprocess,
             compile=not no_compile,
+            file_format=file_format,
             overrides=overrides or [],
         )
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 
 __all__ = ["ExportOptions", "run_export"]
 
+TRITON = "triton-repo"
 # Each is compared on its own, so a folder of a thousand would take an hour.
 MAX_IMAGES = 8
 # Ranges of activations settle long before; NNCF takes as many by default.
@@ -47,6 +49,7 @@ class ExportOptions:
     preprocess: str = "in"
     postprocess: str = "out"
     compile: bool = True
+    file_format: str = "onnx"
     overrides: list[str] = field(default_factory=list)
 
 
@@ -61,10 +64,8 @@ def run_export(options: ExportOptions) -> ExportedModel:
     edits.set_device("cpu")
     weights = options.weights or ("" if options.random_weights else None)
     edits.set_weights(published_weights(options.config) if weights is None else weights)
-    exported = export(
+    exported = _exporter(options)(
         cfg,
-        options.format,
-        options.output,
         images=_read(options.images),
         batch=_batch(options.batch),
         image_size=options.image_size,
@@ -85,6 +86,17 @@ def run_export(options: ExportOptions) -> ExportedModel:
     if exported.metrics is not None:
         print(table_of(exported.metrics))
     return exported
+
+
+def _exporter(options: ExportOptions) -> Callable[..., ExportedModel]:
+    """What exports a model, but for the model and the options that all formats share."""
+    if options.format == TRITON:
+        from detectron2.export.triton_repository import export_triton_model
+
+        return functools.partial(
+            export_triton_model, folder=options.output, file_format=options.file_format
+        )
+    return functools.partial(export, format=options.format, output=options.output)
 
 
 class _ImageFiles(Sequence[np.ndarray]):
