@@ -23,7 +23,7 @@ def peaks(images, folder, monkeypatch):
     """Bytes that Python holds after processing, and at most while evaluating."""
     monkeypatch.setattr(spool, "_CACHE_BYTES", 0)
     monkeypatch.setattr(coco_stream, "_CHUNK_DETECTIONS", 10 * MASKS)
-    monkeypatch.setattr(coco_stream, "_CHUNKS_TO_KEEP", 0)
+    monkeypatch.setattr(coco_stream, "_AT_ONCE_DETECTIONS", 0)
     name = f"memory_{images}"
     write_truth(images, folder / f"{name}.json")
     MetadataCatalog.get(name).set(

@@ -19,10 +19,12 @@ from detectron2.evaluation.result_stream import ResultStream
 from detectron2.structures import Boxes, Instances
 
 
-@pytest.fixture(params=[1, 7, 10_000])
+@pytest.fixture(params=[1, 7, 10_000, "all"])
 def chunk(request, monkeypatch):
     """Detections to a chunk; predictions are read from disk."""
-    monkeypatch.setattr(coco_stream, "_CHUNK_DETECTIONS", request.param)
+    if request.param != "all":
+        monkeypatch.setattr(coco_stream, "_CHUNK_DETECTIONS", request.param)
+        monkeypatch.setattr(coco_stream, "_AT_ONCE_DETECTIONS", 0)
     monkeypatch.setattr(spool, "_CACHE_BYTES", 0)
     return request.param
 
@@ -57,6 +59,21 @@ def test_convention_chunks_change_no_bit(make_coco, chunk, task, max_dets):
     np.testing.assert_array_equal(streamed.stats, at_once.stats)
     assert printed.getvalue() == expected_print.getvalue()
     assert len(streamed.evalImgs) == len(at_once.evalImgs) > 0
+
+
+@pytest.mark.parametrize("tasks", [("bbox", "segm", "bbox"), ("segm", "bbox", "segm")])
+def test_convention_tasks_in_any_order_give_the_same_numbers(make_coco, tasks):
+    coco = make_coco()
+    evaluator, shared = stream_of(coco)
+    for task in tasks:
+        fresh = stream_of(coco)[1]
+        with contextlib.redirect_stdout(io.StringIO()):
+            one, other = (
+                _evaluate_predictions_on_coco(evaluator._coco_api, stream, task)
+                for stream in (shared, fresh)
+            )
+        np.testing.assert_array_equal(one.stats, other.stats)
+        assert one.stats[3] != one.stats[4]  # areas matter
 
 
 def test_a_class_that_does_the_scoring_gets_all_detections(make_coco):

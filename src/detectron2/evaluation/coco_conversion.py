@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from detectron2.evaluation.coco_results import CocoResults, EncodedMasks, encode_masks
+from detectron2.evaluation.output_files import save_dict_of_lists
 from detectron2.ops import mask_runs
 from detectron2.structures import BoxMode, Instances, ROIMasks
 
@@ -17,7 +18,7 @@ __all__ = [
     "as_plain",
     "dataset_categories",
     "instances_to_coco_json",
-    "proposals_as_arrays",
+    "save_proposals",
     "to_coco_results",
     "without_non_finite",
 ]
@@ -109,12 +110,15 @@ def as_plain(prediction: Mapping[str, Any]) -> dict[str, Any]:
     return {**prediction, "instances": list(prediction["instances"])}
 
 
-def proposals_as_arrays(predictions: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What data loaders take as a proposal file."""
-    proposals = [(p["image_id"], p["proposals"]) for p in predictions]
-    return {
-        "boxes": [p.proposal_boxes.tensor.numpy() for _, p in proposals],
-        "objectness_logits": [p.objectness_logits.numpy() for _, p in proposals],
-        "ids": [image_id for image_id, _ in proposals],
-        "bbox_mode": BoxMode.XYXY_ABS.value,
+def save_proposals(predictions: Sequence[Mapping[str, Any]], stream: IO[bytes]) -> None:
+    """Write a proposal file, as data loaders take it, of predictions that may be on disk."""
+
+    def each(read: Callable[[Instances], Any]) -> Iterator[Any]:
+        return (read(prediction["proposals"]) for prediction in predictions)
+
+    lists = {
+        "boxes": each(lambda proposals: proposals.proposal_boxes.tensor.numpy()),
+        "objectness_logits": each(lambda proposals: proposals.objectness_logits.numpy()),
+        "ids": (prediction["image_id"] for prediction in predictions),
     }
+    save_dict_of_lists(lists, {"bbox_mode": BoxMode.XYXY_ABS.value}, stream)

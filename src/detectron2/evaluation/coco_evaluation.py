@@ -6,7 +6,6 @@ import copy
 import itertools
 import logging
 import os
-import pickle
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from detectron2.evaluation.coco_conversion import (
     as_plain,
     dataset_categories,
     instances_to_coco_json,
-    proposals_as_arrays,
+    save_proposals,
     to_coco_results,
     without_non_finite,
 )
@@ -317,7 +316,7 @@ class COCOEvaluator(SpooledEvaluator):
         """Fill ``self._results["box_proposals"]`` with the average recall of "proposals"."""
         if self._output_dir:
             with open_output(self._output_file("box_proposals.pkl"), "wb") as stream:
-                pickle.dump(proposals_as_arrays(predictions), stream)
+                save_proposals(predictions, stream)
         if not self._do_evaluation:
             self._logger.info("Annotations are not available for evaluation.")
             return

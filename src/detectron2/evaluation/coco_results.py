@@ -206,9 +206,9 @@ class CocoResults(Sequence[dict[str, Any]]):
         """RLE dictionaries of all masks."""
         assert self.mask_sizes is not None and self.mask_counts is not None
         # Masks of one size share its list: half of the objects, half of the time.
-        shared: dict[tuple[int, int], list[int]] = {}
-        sizes = [shared.setdefault(size, list(size)) for size in zip(*self.mask_sizes.T.tolist())]
-        return [{"size": size, "counts": counts} for size, counts in zip(sizes, self.mask_counts)]
+        keys = ((self.mask_sizes[:, 0] << 32) | self.mask_sizes[:, 1]).tolist()
+        size_of = {key: [key >> 32, key & 0xFFFFFFFF] for key in set(keys)}
+        return [{"size": size_of[key], "counts": c} for key, c in zip(keys, self.mask_counts)]
 
 
 def _areas(masks: Sequence[dict[str, Any]]) -> np.ndarray:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from detectron2.evaluation.coco_at_once import batch_rows
 from detectron2.evaluation.coco_dataset import as_hotcoco
 from detectron2.evaluation.coco_results import CocoResults, no_garbage_collection
-from detectron2.evaluation.coco_stream import StreamedCOCOeval, batch_rows
+from detectron2.evaluation.coco_stream import StreamedCOCOeval
 from detectron2.evaluation.fast_eval_api import DETECTION_ROWS, COCOeval_opt, Row
 from detectron2.evaluation.result_stream import ResultStream
 

@@ -8,14 +8,14 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_open
 
-__all__ = ["open_output", "save_list", "write_json_list"]
+__all__ = ["open_output", "save_dict_of_lists", "save_list", "write_json_list"]
 
 
 @contextmanager
@@ -39,6 +39,25 @@ def write_json_list(path: str, items: Iterable[Any]) -> None:
         stream.write("]")
 
 
+def save_dict_of_lists(
+    lists: Mapping[str, Iterable[Any]], scalars: Mapping[str, Any], stream: IO[bytes]
+) -> None:
+    """Write what `pickle.dump` writes of a dictionary of lists and of other values.
+
+    The lists are read and written one after the other, item by item, and never in memory.
+    """
+    stream.write(pickle.PROTO + bytes([_PLAIN_PROTOCOL]) + pickle.EMPTY_DICT)
+    for name, items in lists.items():
+        stream.write(_opcodes(name, _PLAIN_PROTOCOL) + pickle.EMPTY_LIST)
+        for item in items:
+            stream.write(_opcodes(item, _PLAIN_PROTOCOL) + pickle.APPEND)
+        stream.write(pickle.SETITEM)
+    for name, value in scalars.items():
+        stream.write(_opcodes(name, _PLAIN_PROTOCOL) + _opcodes(value, _PLAIN_PROTOCOL))
+        stream.write(pickle.SETITEM)
+    stream.write(pickle.STOP)
+
+
 def save_list(items: Iterable[Any], stream: IO[bytes]) -> None:
     """Write what `torch.save(list(items))` writes of items without tensors, chunk by chunk.
 
@@ -56,13 +75,14 @@ def save_list(items: Iterable[Any], stream: IO[bytes]) -> None:
         archive.writestr("archive/version", "3\n")
 
 
-_PROTOCOL = 2
+_PROTOCOL = 2  # of torch.save
+_PLAIN_PROTOCOL = 3  # the last without frames, which span items
 
 
-def _opcodes(item: Any) -> bytes:
+def _opcodes(item: Any, protocol: int = _PROTOCOL) -> bytes:
     """The part of a pickle that puts `item` on the stack."""
     buffer = io.BytesIO()
-    pickler = pickle.Pickler(buffer, _PROTOCOL)
+    pickler = pickle.Pickler(buffer, protocol)
     pickler.fast = True
     pickler.dump(item)
     return buffer.getvalue()[2:-1]  # without the protocol and the final stop
