@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +14,15 @@ from PIL import Image
 
 from detectron2.config import get_cfg
 from detectron2.data import (
-    DatasetCatalog,
     DatasetMapper,
     MetadataCatalog,
+    build_detection_test_loader,
     build_detection_train_loader,
 )
 from detectron2.data import transforms as T
-from detectron2.data.build import _train_mapper
+from detectron2.data._loaders_from_config import train_mapper
 from detectron2.data.common import DatasetFromList
+from detectron2.data.datasets import coco
 from detectron2.data.datasets.coco import register_coco_instances
 from detectron2.data.errors import SizeMismatchError, UnreadableImageError
 from detectron2.data.reduced_decode import ReducedDecodeMapper, read_reduced_jpeg
@@ -135,11 +137,11 @@ def test_errors_are_those_of_the_ordinary_mapper(tmp_path):
 
 def test_convention_pixels_are_exact_unless_asked_for_speed():
     cfg = get_cfg()
-    assert type(_train_mapper(cfg)) is DatasetMapper
+    assert type(train_mapper(cfg)) is DatasetMapper
     cfg.INPUT.REDUCED_DECODE = True
-    assert type(_train_mapper(cfg)) is ReducedDecodeMapper
+    assert type(train_mapper(cfg)) is ReducedDecodeMapper
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RRPN"
-    assert type(_train_mapper(cfg)) is RotatedDatasetMapper
+    assert type(train_mapper(cfg)) is RotatedDatasetMapper
 
 
 def test_rotated_boxes_stay_rotated(tmp_path):
@@ -264,43 +266,61 @@ def test_a_failed_load_ends_all_ranks(two_threads):
         second.result()
 
 
-def load_a_coco_file(path, log):
-    """What every rank does, of two: a training loader of a config."""
-    register_coco_instances("once", {}, str(path), str(path.parent))
-    load = DatasetCatalog["once"]
+def loaders_of_a_coco_file(path, log, check):
+    """What every rank does, of two: loaders of a config. Who parses writes its number."""
+    parse = coco._parse
 
-    def counted():
+    def counted(json_file):
         with open(log, "a") as stream:
-            stream.write(f"{comm.get_rank()} ")
-        return load()
+            stream.write(f"{comm.get_rank()}{Path(json_file).stem} ")
+        return parse(json_file)
 
-    DatasetCatalog["once"] = counted
+    coco._parse = counted
+    for split in ("train", "test"):
+        register_coco_instances(split, {}, str(path / f"{split}.json"), str(path))
     cfg = get_cfg()
-    cfg.DATASETS.TRAIN, cfg.DATALOADER.NUM_WORKERS = ("once",), 0
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train",), ("test",)
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.CHECK = 0, check
     cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
     cfg.DATALOADER.REPEAT_THRESHOLD = 0.1
     cfg.SOLVER.IMS_PER_BATCH = 2
-    loader = build_detection_train_loader(cfg)
-    batch = next(iter(loader))
-    found = comm.all_gather(
-        (MetadataCatalog.get("once").thing_classes, batch[0]["instances"].gt_classes.tolist())
-    )
-    assert found == [(["cat"], [0])] * 2, found
+    cfg.OUTPUT_DIR = str(path / "output")
+    batch = next(iter(build_detection_train_loader(cfg)))
+    tests = build_detection_test_loader(cfg, "test")
+    mine = [record["image_id"] for batch in tests for record in batch]
+    names = [MetadataCatalog.get(split).thing_classes for split in ("train", "test")]
+    found = comm.all_gather((names, batch[0]["instances"].gt_classes.tolist(), mine))
+    assert found == [([["cat"]] * 2, [0], [1]), ([["cat"]] * 2, [0], [2])], found
+    if comm.get_rank() == 1:  # nobody waits for the other one
+        assert len(build_detection_test_loader(cfg, "test").dataset) == 2
+    comm.synchronize()
 
 
 @pytest.mark.slow
-def test_one_process_of_a_machine_parses_and_the_others_share(tmp_path):
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [4, 4, 20, 20]}
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
-        "annotations": [box],
-        "categories": [{"id": 3, "name": "cat"}],
-    }
-    (tmp_path / "a.json").write_text(json.dumps(content))
+@pytest.mark.parametrize("check", ["", "report", "skip"])
+def test_one_process_of_a_machine_parses_and_the_others_share(tmp_path, monkeypatch, check):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [4, 4, 20, 20], "iscrowd": 0}
+    for split in ("train", "test"):
+        images = [
+            {"id": i, "file_name": f"{split}{i}.png", "width": 64, "height": 48} for i in (1, 2)
+        ]
+        for image in images:
+            noise = np.random.default_rng(len(split) + image["id"]).integers(0, 255, (48, 64, 3))
+            Image.fromarray(noise.astype(np.uint8)).save(tmp_path / image["file_name"])
+        content = {
+            "images": images,
+            "annotations": [{**box, "area": 400, "segmentation": [[4, 4, 24, 4, 24, 24]]}],
+            "categories": [{"id": 3, "name": "cat"}],
+        }
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
     log = tmp_path / "log"
-    launch(load_a_coco_file, 2, dist_url="auto", args=(tmp_path / "a.json", log))
-    assert log.read_text() == "0 "
+    launch(loaders_of_a_coco_file, 2, dist_url="auto", args=(tmp_path, log, check))
+    parsed = log.read_text().split()
+    assert [who for who in parsed if who.endswith("train")] == ["0train"]
+    # Once for the loaders of both, once more for that of rank 1 alone; a check compares images.
+    assert len([who for who in parsed if who.endswith("test")]) == (3 if check else 2)
+    assert "1test" in parsed
 
 
 @pytest.mark.slow

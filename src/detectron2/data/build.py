@@ -9,29 +9,25 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import multiprocessing
 import operator
-import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils import data as torchdata
 from torch.utils.data.sampler import Sampler
 
 from detectron2.config import configurable
-from detectron2.config.mapping import lookup, read_arguments
-from detectron2.config.mapping.data import (
-    REPEAT_FACTORS,
-    TEST_LOADER,
-    TRAIN_DATASET,
-    TRAIN_LOADER,
-)
 from detectron2.data._class_histogram import print_instances_class_histogram
-from detectron2.data._proposal_file import read_proposals
+from detectron2.data._loader_worker import worker_init_reset_seed
+from detectron2.data._loaders_from_config import test_loader_arguments, train_loader_arguments
+from detectron2.data._record_selection import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+    load_proposals_into_dataset,
+)
+from detectron2.data._train_samplers import TRAIN_SAMPLERS
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import (
     AspectRatioGroupedDataset,
@@ -39,26 +35,19 @@ from detectron2.data.common import (
     MapDataset,
     ToIterableDataset,
 )
-from detectron2.data.dataset_mapper import DatasetMapper
 from detectron2.data.detection_utils import check_metadata_consistency
-from detectron2.data.quarantine import LIST_FILE, Quarantine
-from detectron2.data.reduced_decode import ReducedDecodeMapper
-from detectron2.data.rotated_mapper import RotatedDatasetMapper
+from detectron2.data.quarantine import Quarantine
 from detectron2.data.samplers import (
     InferenceSampler,
-    RandomSubsetTrainingSampler,
-    RepeatFactorTrainingSampler,
     TrainingSampler,
 )
-from detectron2.data.shared_list import list_container, load_once_per_machine
 from detectron2.data.stream import StreamLoader
 from detectron2.structures import BoxMode
 from detectron2.utils.comm import get_rank, get_world_size
-from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import _log_api_usage
 
 # BoxMode: downstream code imports it from here.
 __all__ = [
+    "TRAIN_SAMPLERS",
     "BoxMode",
     "build_batch_data_loader",
     "build_detection_test_loader",
@@ -76,75 +65,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-
-
-def filter_images_with_only_crowd_annotations(dataset_dicts: Sequence[Record]) -> list[Record]:
-    """Records with at least one annotation that is no crowd."""
-    kept = [
-        record
-        for record in dataset_dicts
-        if any(annotation.get("iscrowd", 0) == 0 for annotation in record["annotations"])
-    ]
-    logger.info(
-        "Removed %d images with no usable annotations. %d images left.",
-        len(dataset_dicts) - len(kept),
-        len(kept),
-    )
-    return kept
-
-
-def filter_images_with_few_keypoints(
-    dataset_dicts: Sequence[Record], min_keypoints_per_image: int
-) -> list[Record]:
-    """Records whose objects have enough labelled keypoints together."""
-
-    def labelled_keypoints(record: Record) -> int:
-        return sum(
-            int((np.asarray(annotation["keypoints"])[2::3] > 0).sum())
-            for annotation in record["annotations"]
-            if "keypoints" in annotation
-        )
-
-    kept = [r for r in dataset_dicts if labelled_keypoints(r) >= min_keypoints_per_image]
-    logger.info(
-        "Removed %d images with fewer than %d keypoints. %d images left.",
-        len(dataset_dicts) - len(kept),
-        min_keypoints_per_image,
-        len(kept),
-    )
-    return kept
-
-
-def load_proposals_into_dataset(dataset_dicts: list[Record], proposal_file: str) -> list[Record]:
-    """Add precomputed proposals to records, in place.
-
-    Each record gets "proposal_boxes" (N, 4), "proposal_objectness_logits" (N,), both with the
-    highest logit first, and "proposal_bbox_mode".
-
-    Args:
-        dataset_dicts: records with "image_id".
-        proposal_file: a pickled dictionary with the lists "ids", "boxes", "objectness_logits",
-            one entry per image, and "bbox_mode".
-
-    Raises:
-        ValueError: the file holds something else, or nothing for an image.
-    """
-    logger.info("Loading proposals from %s", proposal_file)
-    proposals = read_proposals(proposal_file)
-    row_of = {str(image_id): row for row, image_id in enumerate(proposals["ids"])}
-    for record in dataset_dicts:
-        row = row_of.get(str(record["image_id"]))
-        if row is None:
-            raise ValueError(
-                f"The proposal file {proposal_file!r} has no proposals for image_id "
-                f"{record['image_id']!r}; make it anew for this dataset."
-            )
-        logits = proposals["objectness_logits"][row]
-        order = logits.argsort()[::-1]
-        record["proposal_boxes"] = np.asarray(proposals["boxes"][row])[order]
-        record["proposal_objectness_logits"] = logits[order]
-        record["proposal_bbox_mode"] = proposals["bbox_mode"]
-    return dataset_dicts
 
 
 def get_detection_dataset_dicts(
@@ -168,7 +88,7 @@ def get_detection_dataset_dicts(
         check_consistency: whether the datasets must have the same classes.
         check: look at every image and annotation first: "report" logs what is wrong, "fail"
             raises, "skip" leaves it out, "fix" mends it; "" checks nothing. See
-            `detectron2.data.check.load_checked`. All processes must call it then.
+            `detectron2.data.check.load_checked`.
         check_against: names of datasets that should share no image with these.
         check_output: folder for the reports of the check.
 
@@ -190,8 +110,7 @@ def get_detection_dataset_dicts(
         from detectron2.data.check import load_checked
 
         loaded = [
-            load_checked(name, check, against=check_against, output_dir=check_output)
-            for name in names
+            load_checked(n, check, against=check_against, output_dir=check_output) for n in names
         ]
     else:
         loaded = [DatasetCatalog.get(name) for name in names]
@@ -331,93 +250,7 @@ def _batch_size_per_process(total_batch_size: int, single_gpu_batch_size: int | 
     return total_batch_size // world_size
 
 
-def _train_loader_from_config(
-    cfg: Any,
-    mapper: Callable[[Any], Any] | None = None,
-    *,
-    dataset: Any = None,
-    sampler: Sampler[int] | None = None,
-) -> dict[str, Any]:
-    if dataset is None:
-        keypoint_on = lookup(cfg, "MODEL.KEYPOINT_ON")
-        arguments = read_arguments(cfg, TRAIN_DATASET)
-        load = functools.partial(
-            get_detection_dataset_dicts,
-            **arguments,
-            min_keypoints=(
-                lookup(cfg, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE") if keypoint_on else 0
-            ),
-            proposal_files=(
-                lookup(cfg, "DATASETS.PROPOSAL_FILES_TRAIN")
-                if lookup(cfg, "MODEL.LOAD_PROPOSALS")
-                else None
-            ),
-            check_against=lookup(cfg, "DATASETS.TEST"),
-            check_output=lookup(cfg, "OUTPUT_DIR"),
-        )
-        # A check has all ranks meet; each loads what it has found then.
-        names = arguments["names"]
-        names = [names] if isinstance(names, str) else names
-        dataset = load() if arguments.get("check") else load_once_per_machine(load, names)
-        _log_api_usage("dataset." + lookup(cfg, "DATASETS.TRAIN")[0])
-    if mapper is None:
-        mapper = _train_mapper(cfg)
-    if sampler is None:
-        name = lookup(cfg, "DATALOADER.SAMPLER_TRAIN")
-        if isinstance(dataset, torchdata.IterableDataset):
-            logger.info("The dataset is iterable; DATALOADER.SAMPLER_TRAIN=%s is not used.", name)
-        else:
-            sampler = _build_train_sampler(cfg, name, dataset)
-    if isinstance(dataset, list):
-        dataset = DatasetFromList(dataset, copy=False, serialize=list_container())
-    return {
-        "dataset": dataset,
-        "sampler": sampler,
-        "mapper": mapper,
-        "unreadable_list": os.path.join(lookup(cfg, "OUTPUT_DIR"), LIST_FILE),
-        **read_arguments(cfg, TRAIN_LOADER),
-    }
-
-
-def _train_mapper(cfg: Any) -> DatasetMapper:
-    """The mapper that a config asks for."""
-    rotated = lookup(cfg, "MODEL.PROPOSAL_GENERATOR.NAME") == "RRPN"
-    reduced = lookup(cfg, "INPUT.REDUCED_DECODE")
-    if rotated:
-        return RotatedDatasetMapper(cfg, True)
-    return ReducedDecodeMapper(cfg, True) if reduced else DatasetMapper(cfg, True)
-
-
-def _random_subset_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
-    return RandomSubsetTrainingSampler(len(dataset), lookup(cfg, "DATALOADER.RANDOM_SUBSET_RATIO"))
-
-
-def _repeat_factor_sampler(cfg: Any, dataset: Any) -> Sampler[int]:
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        dataset, **read_arguments(cfg, REPEAT_FACTORS)
-    )
-    return RepeatFactorTrainingSampler(factors)
-
-
-# DATALOADER.SAMPLER_TRAIN -> function of the config and the dataset. Add a row to add a sampler.
-TRAIN_SAMPLERS: dict[str, Callable[[Any, Any], Sampler[int]]] = {
-    "TrainingSampler": lambda cfg, dataset: TrainingSampler(len(dataset)),
-    "RepeatFactorTrainingSampler": _repeat_factor_sampler,
-    "RandomSubsetTrainingSampler": _random_subset_sampler,
-}
-
-
-def _build_train_sampler(cfg: Any, name: str, dataset: Any) -> Sampler[int]:
-    if name not in TRAIN_SAMPLERS:
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {name!r}; use one of {', '.join(TRAIN_SAMPLERS)}, add "
-            "yours to detectron2.data.build.TRAIN_SAMPLERS, or pass it as sampler=."
-        )
-    logger.info("Using training sampler %s", name)
-    return TRAIN_SAMPLERS[name](cfg, dataset)
-
-
-@configurable(from_config=_train_loader_from_config)
+@configurable(from_config=train_loader_arguments)
 def build_detection_train_loader(
     dataset: Any,
     *,
@@ -479,34 +312,7 @@ def build_detection_train_loader(
     )
 
 
-def _test_loader_from_config(
-    cfg: Any, dataset_name: str | Sequence[str], mapper: Callable[[Any], Any] | None = None
-) -> dict[str, Any]:
-    if isinstance(dataset_name, str):
-        dataset_name = [dataset_name]
-    proposal_files = None
-    if lookup(cfg, "MODEL.LOAD_PROPOSALS"):
-        file_of = dict(
-            zip(lookup(cfg, "DATASETS.TEST"), lookup(cfg, "DATASETS.PROPOSAL_FILES_TEST"))
-        )
-        proposal_files = [file_of[name] for name in dataset_name]
-    dataset = get_detection_dataset_dicts(
-        dataset_name, filter_empty=False, proposal_files=proposal_files
-    )
-    if mapper is None:
-        mapper = DatasetMapper(cfg, False)
-    sampler = None
-    if not isinstance(dataset, torchdata.IterableDataset):
-        sampler = InferenceSampler(len(dataset))
-    return {
-        "dataset": dataset,
-        "mapper": mapper,
-        "sampler": sampler,
-        **read_arguments(cfg, TEST_LOADER),
-    }
-
-
-@configurable(from_config=_test_loader_from_config)
+@configurable(from_config=test_loader_arguments)
 def build_detection_test_loader(
     dataset: Any,
     *,
@@ -559,27 +365,3 @@ def build_detection_test_loader(
 def trivial_batch_collator(batch: list[Any]) -> list[Any]:
     """The batch as it is: a list. Models put images of different sizes together themselves."""
     return batch
-
-
-def worker_init_reset_seed(worker_id: int) -> None:
-    """Seed a data loading worker's generators from PyTorch's base seed and its own number."""
-    initial_seed = torch.initial_seed() % 2**31
-    seed_all_rng(initial_seed + worker_id)
-    _end_with_parent()
-
-
-def _end_with_parent() -> None:
-    """Let a worker of a fork server end when the program that uses it is killed.
-
-    PyTorch looks at the parent's process id, which is that of the fork server: its workers stayed
-    for ever. From Python 3.14 on they are started in that way on Linux.
-    """
-    user = multiprocessing.parent_process()
-    if user is None or user.pid == os.getppid():
-        return
-
-    def wait() -> None:
-        user.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

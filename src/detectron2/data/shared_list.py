@@ -20,7 +20,7 @@ from detectron2.utils import comm
 __all__ = ["RankSharedList", "list_container", "load_once_per_machine", "shared_detection_dicts"]
 
 # Memory that looks like a folder, where the system has it.
-_SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def list_container() -> Any:
@@ -63,7 +63,7 @@ def load_once_per_machine(load: Callable[[], Any], names: Sequence[str]) -> Any:
     if first:
         try:
             loaded = load()
-            metadata = {name: _plain_metadata(name) for name in names}
+            metadata = {name: plain_metadata(name) for name in names}
         except Exception as error:
             comm.all_gather(("failed", f"{type(error).__name__}: {error}", {}), group)
             raise
@@ -74,7 +74,7 @@ def load_once_per_machine(load: Callable[[], Any], names: Sequence[str]) -> Any:
         raise RuntimeError(f"The first process of this machine cannot load the dataset. {reason}")
     if not first:
         for name, entries in metadata.items():
-            _take_over(name, entries)
+            take_over_metadata(name, entries)
     if problem == "no list":
         return loaded if first else load()
     return DatasetFromList(loaded, copy=False, serialize=RankSharedList)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def shared_detection_dicts(names: str | Sequence[str], **options: Any) -> Any:
     return load_once_per_machine(load, [names] if isinstance(names, str) else names)
 
 
-def _plain_metadata(name: str) -> dict[str, Any]:
+def plain_metadata(name: str) -> dict[str, Any]:
     """Metadata that can be sent; what cannot was registered by code that all ranks run."""
     entries = {}
     for key, value in MetadataCatalog.get(name).as_dict().items():
@@ -100,7 +100,7 @@ def _plain_metadata(name: str) -> dict[str, Any]:
     return entries
 
 
-def _take_over(name: str, entries: Mapping[str, Any]) -> None:
+def take_over_metadata(name: str, entries: Mapping[str, Any]) -> None:
     metadata = MetadataCatalog.get(name)
     known = metadata.as_dict()
     metadata.set(**{key: value for key, value in entries.items() if key not in known})
@@ -148,7 +148,7 @@ class RankSharedList(_TorchSerializedList):
 
     def _write(self) -> tuple[str, tuple[int, int]]:
         """Write the block and its ends to files; their common name and their lengths."""
-        folder = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+        folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
         handle, path = tempfile.mkstemp(prefix="detectron2-dataset-", dir=folder)
         os.close(handle)
         os.unlink(path)

@@ -101,9 +101,16 @@ def run_evaluate(options: TrainOptions) -> dict[str, Any]:
     """
     if options.config is not None and is_exported(options.config):
         return _evaluate_exported(options)
-    with files_read_once():
-        options = _with_config(options)
-        cfg = configure(options, for_training=False, say=print)
+    with files_read_once(several_ask=True):  # until inference begins
+        return _evaluate(options)
+
+
+def _evaluate(options: TrainOptions) -> dict[str, Any]:
+    if options.data is not None:
+        folder = read_data_folder(options.data, options.weights)
+        options = dataclasses.replace(options, folder=folder)
+    options = _with_config(options)
+    cfg = configure(options, for_training=False, say=print)
     weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from detectron2.data._read_once import forget_files
 from detectron2.evaluation.box_masks import box_masks_for
 from detectron2.evaluation.resuming import prepare
 from detectron2.utils.comm import get_world_size, is_main_process
@@ -208,6 +209,7 @@ def inference_on_dataset(
     Returns:
         What ``evaluator.evaluate()`` returns; an empty dictionary instead of None.
     """
+    forget_files()
     callbacks = callbacks or {}
     evaluator = _as_one_evaluator(evaluator)
     evaluator.reset()

@@ -10,13 +10,14 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from detectron2.data.check.images import ImageFacts, inspect_images
 from detectron2.data.check.report import CheckReport
-from detectron2.utils.file_io import get_cache_dir
+from detectron2.utils.file_io import file_lock, get_cache_dir
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["Cache", "file_digest", "stamps_digest"]
@@ -84,6 +85,24 @@ class Cache:
         stamps = stamps_digest(paths)
         content = {"paths": list(paths), "stamps": stamps, "report": report.to_json()}
         self._write(f"report-{key}.json", content)
+
+    @contextmanager
+    def one_at_a_time(self, key: str) -> Iterator[None]:
+        """While active, other processes wait that want to check the same; then they find a report.
+
+        Without a folder to write to nobody would find one, and nobody waits.
+        """
+        lock = file_lock(str(self.folder / f"report-{key}")) if self.enabled else None
+        try:
+            if lock is not None:
+                lock.acquire()
+        except OSError:
+            lock = None
+        try:
+            yield
+        finally:
+            if lock is not None:
+                lock.release()
 
     def image_facts(
         self, paths: Sequence[str], workers: int | None = None

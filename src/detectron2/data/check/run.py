@@ -101,9 +101,12 @@ def check(
     key = _key([dataset, *against], images)
     report = cache.report(key)
     if report is None:
-        report, paths = _check(dataset, against, images, cache, workers)
-        report.seconds = time.perf_counter() - start
-        cache.save_report(key, report, paths)
+        with cache.one_at_a_time(key):
+            report = cache.report(key)
+            if report is None:
+                report, paths = _check(dataset, against, images, cache, workers)
+                report.seconds = time.perf_counter() - start
+                cache.save_report(key, report, paths)
     logger.info(
         "%s Checked in %.2f s%s.",
         report.summary(),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from detectron2.data._read_once import files_read_once
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.check.pages import write_report
 from detectron2.data.check.policy import check_policy, cleaned_content
@@ -33,8 +34,7 @@ def load_checked(
 ) -> Any:
     """``DatasetCatalog.get(name)`` after a check, without what the policy leaves out.
 
-    In a distributed program all processes call it; the main one checks, the others wait for what
-    it remembers.
+    Of several processes that call it one checks; the others wait for what it remembers.
 
     Args:
         name: of a registered dataset of records.
@@ -46,11 +46,21 @@ def load_checked(
         DatasetProblemsError: there are errors, and the policy is "fail".
     """
     check_policy(policy)
+    with files_read_once():
+        return _load_checked(name, policy, against, output_dir)
+
+
+def _load_checked(
+    name: str,
+    policy: str,
+    against: Sequence[str],
+    output_dir: str | os.PathLike[str] | None,
+) -> Any:
     dataset, records = _open(name)
     if dataset is None:
         logger.warning("The dataset %r is no list of records; it is not checked.", name)
         return records
-    report = _check_once(dataset, _others(against), output_dir, name)
+    report = _checked(dataset, _others(against), output_dir, name)
     if policy == "fail":
         report.raise_errors()
     if policy in ("report", "fail"):
@@ -99,20 +109,16 @@ def _others(names: Sequence[str]) -> list[Dataset]:
     return found
 
 
-def _check_once(
+def _checked(
     dataset: Dataset,
     against: Sequence[Dataset],
     output_dir: str | os.PathLike[str] | None,
     name: str,
 ) -> CheckReport:
-    """Check in the main process first, so that the others find what it remembered."""
+    """Check; the main process says what is wrong."""
+    report = check(dataset, against=against)
     if not comm.is_main_process():
-        comm.synchronize()
-        return check(dataset, against=against)
-    try:
-        report = check(dataset, against=against)
-    finally:
-        comm.synchronize()
+        return report
     where = ""
     if output_dir is not None:
         stem = "dataset_check_" + re.sub(r"[^\w.-]", "_", name)
