@@ -68,7 +68,7 @@ def tame(model: torch.nn.Module, last_norm: str) -> None:
 
 def ours(count: int, size: tuple[int, int], channels_last: bool = False, fast: bool = True) -> Step:
     from detectron2 import model_zoo
-    from detectron2.engine.training_convolutions import speed_up_convolutions
+    from detectron2.engine.training_blocks import speed_up_convolutions
     from detectron2.modeling import build_model
     from detectron2.solver import build_optimizer
     from detectron2.structures import BitMasks, Boxes, Instances

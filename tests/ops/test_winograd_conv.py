@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ops_contract import assert_close, generator, laid_out
 
 from detectron2.ops import dispatch, winograd_conv
-from detectron2.ops.winograd_conv import transform_weight
+from detectron2.ops.winograd_conv import transform_weight, winograd_weight_gradient
 
 # height and width around the tile of 4 x 4 cells, and more tiles than one chunk holds
 SIZES = [(1, 1), (3, 9), (4, 4), (5, 7), (70, 70)]
@@ -43,6 +43,29 @@ def test_error_in_float32_is_below_3e5_of_the_largest_output(implementation):
     with dispatch.use_implementation(implementation):
         actual = winograd_conv(x, transform_weight(weight), bias)
     assert (actual - exact).abs().max() < 3e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("implementation", ["numba", "reference"])
+@pytest.mark.parametrize("size", [*SIZES, (2, 6), (0, 5)], ids=str)
+@pytest.mark.parametrize("channels", [(1, 1), (3, 40), (17, 8)], ids=str)
+def test_the_weights_gradient_equals_that_of_direct_convolution(implementation, size, channels):
+    x = image(2, channels[0], size, torch.float64)
+    weight = layer(*channels, torch.float64)[0].requires_grad_()
+    gradient = image(2, channels[1], size, torch.float64)
+    expected = torch.zeros_like(weight)
+    if min(size) > 0:
+        (expected,) = torch.autograd.grad(F.conv2d(x, weight, padding=1), weight, gradient)
+    with dispatch.use_implementation(implementation):
+        actual = winograd_weight_gradient(x, gradient)
+    assert_close(actual.contiguous(), expected)
+
+
+@pytest.mark.parametrize("memory", ["contiguous", "channels_last", "strided"])
+def test_the_weights_gradient_reads_any_memory(memory):
+    x, gradient = image(2, 130, (30, 33)), image(2, 129, (30, 33))
+    expected = winograd_weight_gradient(x.double(), gradient.double())
+    actual = winograd_weight_gradient(laid_out(x, memory), laid_out(gradient, memory))
+    assert (actual - expected).abs().max() < 3e-5 * expected.abs().max()
 
 
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last", "strided"])
@@ -86,9 +109,13 @@ def test_wrong_arguments_are_named():
         winograd_conv(image(1, 5, (5, 5)), transform_weight(weight))
     with pytest.raises(TypeError, match="float64"):
         winograd_conv(image(1, 4, (5, 5), torch.float64), transform_weight(weight))
+    with pytest.raises(ValueError, match="all but the channels"):
+        winograd_weight_gradient(image(1, 5, (5, 5)), image(1, 5, (5, 6)))
 
 
 def test_is_a_well_behaved_torch_op():
     weight, bias = layer(4, 6)
     arguments = (image(1, 4, (5, 7)), transform_weight(weight), bias, True)
     torch.library.opcheck(torch.ops.detectron2.winograd_conv, arguments)
+    arguments = (image(1, 4, (5, 7)), image(1, 3, (5, 7)))
+    torch.library.opcheck(torch.ops.detectron2.winograd_weight_gradient, arguments)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from detectron2.engine.training_convolutions import speed_up_convolutions
+from detectron2.engine.training_blocks import speed_up_convolutions
 from detectron2.layers import CNNBlockBase
 
 __all__ = ["compile_backbone", "freeze_parameters", "prepare_model", "recompute_blocks"]

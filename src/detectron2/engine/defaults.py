@@ -7,22 +7,19 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
-from detectron2.data._image_io import ALL_CHANNELS
 from detectron2.data.quarantine import LIST_FILE, report_list
 from detectron2.engine import hooks
+from detectron2.engine._default_predictor import ConfigSource, DefaultPredictor
 from detectron2.engine._extra_hooks import (
     averaging_hook,
     evaluation_hooks,
@@ -47,9 +44,7 @@ from detectron2.engine._sharded_checkpointer import ShardedCheckpointer, wants_s
 from detectron2.engine._test_dataset import test_dataset
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
-from detectron2.engine.inference import speed_up
 from detectron2.engine.sharding import gathered, shard_model
-from detectron2.engine.streaming import map_in_batches, prefetched
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.layers._fvcore_nn import get_bn_modules
 from detectron2.utils import comm
@@ -67,121 +62,7 @@ __all__ = [
     "default_writers",
 ]
 
-ConfigSource = str | os.PathLike[str] | CfgNode | DictConfig
-
 logger = logging.getLogger(__name__)
-
-
-class DefaultPredictor:
-    """A trained model for one image at a time.
-
-    It loads the weights that the config names, resizes as the config says for testing, and
-    takes images in OpenCV's channel order.
-
-    Attributes:
-        cfg: the config.
-        model: in evaluation mode.
-        metadata: of the first test dataset, with class names.
-        load_report: which tensors the weights had; None if there were no weights.
-        aug: resizes an image for the model.
-        input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels;
-            ``"CHANNELS"`` for a model that takes all channels of the file as they are.
-    """
-
-    metadata: Any
-
-    def __init__(self, cfg: ConfigSource, precision: str = "fp32") -> None:
-        """
-        Args:
-            cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
-            precision: see `detectron2.engine.optimize_for_inference`.
-
-        Raises:
-            FileNotFoundError: no config of this name.
-            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS, or there is no such
-                precision.
-        """
-        self.cfg = resolve_config(cfg)
-        recipe = recipe_of(self.cfg)
-        self.model = recipe.model().eval()
-        if recipe.metadata_name is not None:
-            self.metadata = MetadataCatalog.get(recipe.metadata_name)
-        checkpointer = DetectionCheckpointer(self.model)
-        checkpointer.load(recipe.weights)
-        self.load_report = checkpointer.report
-        self.aug = recipe.test_augmentation()
-        self.input_format = recipe.input_format()
-        if self.input_format not in ("BGR", "RGB", ALL_CHANNELS):
-            raise ValueError(
-                f"INPUT.FORMAT is {self.input_format!r}; use 'BGR', 'RGB' or {ALL_CHANNELS!r}."
-            )
-        speed_up(self.model, precision)
-
-    @property
-    def image_format(self) -> str:
-        """Format of `read_image` in which the predictor takes images."""
-        return ALL_CHANNELS if self.input_format == ALL_CHANNELS else "BGR"
-
-    def __call__(self, original_image: np.ndarray) -> Any:
-        """Detect in one image.
-
-        Args:
-            original_image: (H, W, 3) in BGR order whether the model takes BGR or RGB, 0..255;
-                (H, W, C) for a model of other channels.
-
-        Returns:
-            The model's output for this image, such as ``{"instances": Instances}``, in the
-            frame of `original_image`.
-        """
-        with torch.no_grad():
-            return self.model([self.prepare(original_image)])[0]
-
-    def stream(self, images: Iterable[np.ndarray], batch_size: int = 1) -> Iterator[Any]:
-        """Detect in many images; the next ones are read and resized while the model runs.
-
-        Images of one padded size go through the model together, so a result does not depend on
-        what else is in its batch.
-
-        Args:
-            images: as in a call, consumed a few batches ahead; an iterator may read files.
-            batch_size: images per batch, at most.
-
-        Yields:
-            What a call returns for each image, in the order of `images`.
-        """
-
-        def run(inputs: list[dict[str, Any]]) -> Any:
-            with torch.no_grad():
-                return self.model(inputs)
-
-        prepared = prefetched(map(self.prepare, images), depth=2 * batch_size)
-        return map_in_batches(run, prepared, self.padded_size, batch_size)
-
-    def padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
-        """(H, W) of the batch in which an input of the model is alone."""
-        backbone = getattr(self.model, "backbone", None)
-        multiple = max(getattr(backbone, "size_divisibility", 1), 1)
-        height, width = prepared["image"].shape[-2:]
-        return height + -height % multiple, width + -width % multiple
-
-    def prepare(self, original_image: np.ndarray) -> dict[str, Any]:
-        """The model's input for an image: ``image`` (C, H', W') float32, ``height``, ``width``.
-
-        Raises:
-            ValueError: the array has another shape.
-        """
-        if getattr(original_image, "ndim", None) != 3:
-            channels = "channels" if self.input_format == ALL_CHANNELS else 3
-            raise ValueError(
-                f"The predictor takes one image as an array of shape (height, width, {channels}), "
-                f"not {getattr(original_image, 'shape', type(original_image).__name__)}."
-            )
-        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
-        height, width = image.shape[:2]
-        resized = T.AugInput(image if image.dtype == np.uint8 else image.astype("float32"))
-        T.AugmentationList([self.aug])(resized)
-        tensor = torch.as_tensor(resized.image.astype("float32").transpose(2, 0, 1))
-        return {"image": tensor, "height": height, "width": width}
 
 
 class DefaultTrainer(TrainerBase):
@@ -299,8 +180,10 @@ class DefaultTrainer(TrainerBase):
         """
         recipe = recipe_of(self.cfg)
         self._averaging = averaging_hook(recipe, self.model)
-        result: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        result.append(self._averaging)
+        result: list[HookBase | None] = [
+            hooks.IterationTimer(images_per_iteration=recipe.images_per_iteration)
+        ]
+        result += [hooks.LRScheduler(), self._averaging]
         if recipe.precise_bn_batches and get_bn_modules(self.model):
             # Without worker processes: it runs rarely, they would hold memory all the time.
             loader = self.build_train_loader(recipe.without_loader_workers())

@@ -1,7 +1,8 @@
 """3x3 convolutions with a quarter of the multiplications: Winograd's minimal filtering.
 
-For inference: there is no gradient. A trained layer's weight is transformed once, by
-:func:`transform_weight`, and used for many inputs.
+The ops have no gradients of their own: a trained layer's weight is transformed once, by
+:func:`transform_weight`, and used for many inputs. Training puts its backward pass together from
+:func:`winograd_conv` and :func:`winograd_weight_gradient`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from detectron2.ops import dispatch
 from detectron2.ops.checks import check_features, check_same_device
-from detectron2.ops.winograd_conv.reference import WEIGHT_TRANSFORM, winograd_conv_reference
+from detectron2.ops.winograd_conv.reference import (
+    WEIGHT_TRANSFORM,
+    winograd_conv_reference,
+    winograd_weight_gradient_reference,
+)
 
-__all__ = ["transform_weight", "winograd_conv"]
+__all__ = ["transform_weight", "winograd_conv", "winograd_weight_gradient"]
 
 _SQUARES = 36  # of a tile of 6 x 6
 
@@ -72,6 +77,42 @@ def winograd_conv(
     )
 
 
+def winograd_weight_gradient(input: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of a loss for the weight of such a convolution, with as few multiplications.
+
+    Args:
+        input: (N, C, H, W) of the convolution; float32 or float64.
+        gradient: (N, K, H, W), of the loss for the output. Channels-last memory of both is read
+            directly.
+
+    Returns:
+        (K, C, 3, 3), dtype of `input`.
+
+    Raises:
+        ValueError: shapes that do not fit, or tensors on two devices.
+    """
+    check_features(input)
+    check_features(gradient)
+    if input.shape[0] != gradient.shape[0] or input.shape[2:] != gradient.shape[2:]:
+        raise ValueError(
+            f"input has shape {tuple(input.shape)} and gradient {tuple(gradient.shape)}; all but "
+            "the channels should be equal."
+        )
+    check_same_device(input, gradient, "input", "gradient")
+    if input.numel() == 0 or gradient.numel() == 0:
+        return input.new_zeros(gradient.shape[1], input.shape[1], 3, 3)
+    squares = dispatch.call("winograd_weight_gradient", input.detach(), gradient.detach())
+    transform = both_sides(input.dtype, input.device)
+    window = transform.t() @ squares.flatten(1)  # (9, C * K)
+    return window.view(3, 3, input.shape[1], gradient.shape[1]).permute(3, 2, 0, 1)
+
+
+def both_sides(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(36, 9): the transform of both sides of a 3x3 window at once."""
+    transform = torch.tensor(WEIGHT_TRANSFORM, dtype=torch.float64)
+    return torch.kron(transform, transform).to(device, dtype)
+
+
 def _check_weight(input: Tensor, weight: Tensor) -> None:
     if weight.dim() != 3 or weight.shape[0] != _SQUARES or weight.shape[1] != input.shape[1]:
         raise ValueError(
@@ -94,4 +135,16 @@ dispatch.define(
     reference=winograd_conv_reference,
     fake=fake_winograd_conv,
     numba="detectron2.ops.winograd_conv.cpu:winograd_conv",
+)
+
+
+def fake_winograd_weight_gradient(input: Tensor, gradient: Tensor) -> Tensor:
+    return input.new_empty(_SQUARES, input.shape[1], gradient.shape[1])
+
+
+dispatch.define(
+    "winograd_weight_gradient(Tensor input, Tensor gradient) -> Tensor",
+    reference=winograd_weight_gradient_reference,
+    fake=fake_winograd_weight_gradient,
+    numba="detectron2.ops.winograd_conv.cpu:winograd_weight_gradient",
 )

@@ -13,13 +13,20 @@ from torch import Tensor
 
 from detectron2.ops.compiled import as_array
 from detectron2.ops.threads import parallel_for
-from detectron2.ops.winograd_conv.kernels import transform_input, transform_output
+from detectron2.ops.winograd_conv.kernels import (
+    transform_gradient,
+    transform_input,
+    transform_output,
+)
 
-__all__ = ["warm_up", "winograd_conv"]
+__all__ = ["warm_up", "winograd_conv", "winograd_weight_gradient"]
 
 # What one chunk of tiles holds, in squares and products: more leaves the caches, less reads the
 # weight too often.
 CHUNK_BYTES = 9_500_000
+
+# The sum of all chunks is read and written with each: fewer, larger ones.
+GRADIENT_CHUNK_BYTES = 19_000_000
 
 
 def winograd_conv(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
@@ -44,6 +51,29 @@ def winograd_conv(input: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Te
         torch.bmm(of_input, weight, out=of_output)
         _transform(transform_output, count, of_output.numpy(), offset, lowest, target, first)
     return output.permute(0, 3, 1, 2)
+
+
+def winograd_weight_gradient(input: Tensor, gradient: Tensor) -> Tensor:
+    """See :func:`detectron2.ops.winograd_conv.winograd_weight_gradient`."""
+    source = as_array(input.permute(0, 2, 3, 1))
+    change = as_array(gradient.permute(0, 2, 3, 1), input.dtype)
+    images, height, width, channels = source.shape
+    outputs = change.shape[3]
+    tiles = images * -(-height // 4) * -(-width // 4)
+    chunk = min(
+        tiles, max(16, GRADIENT_CHUNK_BYTES // (36 * (channels + outputs) * source.itemsize))
+    )
+    of_input = input.new_empty(36 * chunk * channels)
+    of_output = input.new_empty(36 * chunk * outputs)
+    total = input.new_zeros(36, channels, outputs)
+    for first in range(0, tiles, chunk) if tiles else ():
+        count = min(chunk, tiles - first)
+        squares = of_input[: 36 * count * channels].view(36, count, channels)
+        changes = of_output[: 36 * count * outputs].view(36, count, outputs)
+        _transform(transform_input, count, source, squares.numpy(), first)
+        _transform(transform_gradient, count, change, changes.numpy(), first)
+        total.baddbmm_(squares.transpose(1, 2), changes)
+    return total
 
 
 def _transform(kernel, count, *arguments) -> None:  # type: ignore[no-untyped-def]

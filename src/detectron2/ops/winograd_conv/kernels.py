@@ -10,7 +10,7 @@ import numpy as np
 
 from detectron2.ops.compiled import compiled
 
-__all__ = ["transform_input", "transform_output"]
+__all__ = ["transform_gradient", "transform_input", "transform_output"]
 
 
 @compiled(fused=True)
@@ -126,3 +126,59 @@ def transform_output(squares, bias, lowest, target, first, start, stop):  # type
             else:
                 columns_to_cells(half[i], bias, lowest, border)
                 target[image, y + i, x:] = border[: width - x]
+
+
+@compiled(fused=True)
+def gradient_to_columns(source, y, x, half):  # type: ignore[no-untyped-def]
+    """half (6, 4, K) = A g for the tile g of `source` (H, W, K) at (y, x), zero outside of it."""
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    rows, columns = min(4, source.shape[0] - y), min(4, source.shape[1] - x)
+    if rows == 4:
+        for j in range(columns):
+            for k in range(source.shape[2]):
+                g0, g1 = source[y, x + j, k], source[y + 1, x + j, k]
+                g2, g3 = source[y + 2, x + j, k], source[y + 3, x + j, k]
+                near, near_odd = g0 + g2, g1 + g3
+                far, far_odd = g0 + four * g2, two * g1 + eight * g3
+                half[0, j, k] = g0
+                half[1, j, k] = near + near_odd
+                half[2, j, k] = near - near_odd
+                half[3, j, k] = far + far_odd
+                half[4, j, k] = far - far_odd
+                half[5, j, k] = g3
+    else:
+        for j in range(columns):
+            for k in range(source.shape[2]):
+                g0 = source[y, x + j, k]
+                g1 = source[y + 1, x + j, k] if rows > 1 else g0 * 0
+                g2 = source[y + 2, x + j, k] if rows > 2 else g0 * 0
+                half[0, j, k] = g0
+                half[1, j, k] = g0 + g2 + g1
+                half[2, j, k] = g0 + g2 - g1
+                half[3, j, k] = g0 + four * g2 + two * g1
+                half[4, j, k] = g0 + four * g2 - two * g1
+                half[5, j, k] = 0
+    half[:, columns:] = 0
+
+
+@compiled(fused=True)
+def transform_gradient(source, squares, first, start, stop):  # type: ignore[no-untyped-def]
+    """squares (36, tiles, K) = A g A^T of tiles first + [start, stop) of `source` (N, H, W, K)."""
+    two, four, eight = np.float32(2), np.float32(4), np.float32(8)
+    images, height, width, channels = source.shape
+    rows, columns = -(-height // 4), -(-width // 4)
+    half = np.empty((6, 4, channels), source.dtype)
+    for tile in range(start, stop):
+        image, place = divmod(first + tile, rows * columns)
+        gradient_to_columns(source[image], place // columns * 4, place % columns * 4, half)
+        for i in range(6):
+            for k in range(channels):
+                g0, g1, g2, g3 = half[i, 0, k], half[i, 1, k], half[i, 2, k], half[i, 3, k]
+                near, near_odd = g0 + g2, g1 + g3
+                far, far_odd = g0 + four * g2, two * g1 + eight * g3
+                squares[6 * i, tile, k] = g0
+                squares[6 * i + 1, tile, k] = near + near_odd
+                squares[6 * i + 2, tile, k] = near - near_odd
+                squares[6 * i + 3, tile, k] = far + far_odd
+                squares[6 * i + 4, tile, k] = far - far_odd
+                squares[6 * i + 5, tile, k] = g3
