@@ -191,4 +191,6 @@ def launch_until_signal(folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
+    with open(sys.argv[1] + ".starts", "a") as stream:
+        stream.write(os.environ["TORCHELASTIC_RESTART_COUNT"] + "\n")
     launch(train, 1, args=(sys.argv[1], STEPS, [KillFirst()] if sys.argv[2] == "kill" else []))

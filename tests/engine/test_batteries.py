@@ -73,6 +73,7 @@ def test_everything_together(cfg):
     page = Path(cfg.OUTPUT_DIR, "training.html").read_text()
     assert "6 of 6 iterations; ended" in page and "refresh" not in page
     assert ">validation<" in page and ">total_loss<" in page and page.count("<figure>") == 4
+    assert "Images per second" in page
     with open(os.path.join(cfg.OUTPUT_DIR, "metrics.csv")) as stream:
         assert [row["iteration"] for row in csv.DictReader(stream)][-1] == "6"
 

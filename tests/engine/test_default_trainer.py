@@ -54,7 +54,7 @@ def test_a_config_is_all_a_training_needs(cfg):
     assert files == {"metrics.json", "last_checkpoint", "model_final.pth"}
     lines = read_metrics(cfg)
     assert [line["iteration"] for line in lines] == [5, 6]
-    assert {"total_loss", "lr", "time", "data_time"} <= set(lines[0])
+    assert {"total_loss", "lr", "time", "data_time", "images_per_second"} <= set(lines[0])
     assert lines[1]["toy/images"] == 4
 
 

@@ -16,6 +16,7 @@ from toy_project import forget_dataset
 
 from detectron2.engine import launch
 from detectron2.engine._interruption import EXIT_CODE
+from detectron2.engine.launch import _find_free_port
 
 
 def losses(folder):
@@ -84,19 +85,39 @@ def test_convention_launch_passes_a_signal_on_and_exits_with_85(tmp_path):
     assert state["iteration"] == 10 and len(state["trainer"]["ranks"]) == 2
 
 
+def torchrun(folder, mode, *arguments):
+    """A started agent of torchrun."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *arguments,
+         distributed_program.__file__, str(folder), mode],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+        },
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_training_again_and_it_goes_on_exactly(tmp_path):
+    options = ["--nproc-per-node=2", "--max-restarts=1"]
+    options += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     for mode in ("whole", "kill"):
-        subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
-             "--max-restarts=1", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0",
-             distributed_program.__file__, str(tmp_path / mode), mode],
-            check=True,
-            timeout=300,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
-            },
-        )  # fmt: skip
+        assert torchrun(tmp_path / mode, mode, *options).wait(timeout=300) == 0
+    assert losses(tmp_path / "kill") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_machines_start_a_killed_training_again_and_it_goes_on_exactly(tmp_path):
+    for mode in ("whole", "kill"):
+        options = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=1", "--rdzv-id=test"]
+        options += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{_find_free_port()}"]
+        agents = [torchrun(tmp_path / mode, mode, *options) for _ in range(2)]
+        try:
+            assert [agent.wait(timeout=300) for agent in agents] == [0, 0]
+        finally:
+            for agent in agents:
+                agent.kill()
+    starts = (tmp_path / "kill.starts").read_text().split()
+    assert sorted(starts) == ["0", "0", "1", "1"]  # the one that was not killed, too
     assert losses(tmp_path / "kill") == losses(tmp_path / "whole")

@@ -111,12 +111,14 @@ def test_results_must_be_a_dictionary_of_numbers(results, error):
 
 
 def test_times_begin_with_the_third_iteration(caplog):
-    trainer = trainer_of(hooks.IterationTimer())
+    trainer = trainer_of(hooks.IterationTimer(images_per_iteration=2))
     with caplog.at_level(logging.INFO):
         trainer.train(5, 15)
     times = trainer.storage.history("time").values()
     assert [iteration for _, iteration in times] == list(range(7, 15))
     assert all(0 < seconds < 1 for seconds, _ in times)
+    speeds = trainer.storage.history("images_per_second").values()
+    assert speeds == [(pytest.approx(2 / seconds), iteration) for seconds, iteration in times]
     assert "Overall training speed: 8 iterations in 0:00:0" in caplog.text
     assert "Total training time: 0:00:0" in caplog.text
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectron2.structures import BitMasks, Boxes, ROIMasks
+from detectron2.structures import BitMasks, Boxes, ROIMasks, _bitmaps
 from detectron2.structures import masks as masks_module
+from detectron2.structures._cropped_masks import CroppedBitMasks
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_crops_do_not_depend_on_how_many_are_made_at_a_time(monkeypatch):
     corners = torch.rand(9, 2, generator=generator) * 20
     boxes = torch.cat((corners, corners + 21.5), 1)
     together = masks.crop_and_resize(boxes, 14)
-    monkeypatch.setattr(masks_module, "CROP_PIXELS", 5000)
+    monkeypatch.setattr(_bitmaps, "CROP_PIXELS", 5000)
     assert torch.equal(masks.crop_and_resize(boxes, 14), together)
 
 
@@ -126,3 +127,34 @@ def test_convention_the_coco_mask_functions_are_found_in_the_module():
     assert masks_module.mask_utils is sys.modules["hotcoco"].mask
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         masks_module.nonsense  # noqa: B018
+
+
+def cropped(masks):
+    windows = masks.get_bounding_boxes().tensor.long().cpu()
+    crops = [m[y0:y1, x0:x1].flatten() for m, (x0, y0, x1, y1) in zip(masks, windows.tolist())]
+    return CroppedBitMasks(torch.cat(crops), windows, masks.image_size)
+
+
+@pytest.mark.parametrize("kind", [BitMasks, cropped], ids=["whole", "cropped"])
+def test_matched_proposals_share_bitmaps_until_they_are_read(masks, kind):
+    rows = torch.tensor([2, 0, 0, 1, 2, -1])
+    boxes = torch.tensor([[0.0, 0, 30, 20], [2, 2, 21, 9]] * 3, device=masks.device)
+    expected = BitMasks(masks.tensor[rows])
+    shared = (masks if kind is BitMasks else kind(masks))[rows]
+    assert len(shared) == 6 and shared.device == masks.device
+    assert_close(shared.crop_and_resize(boxes, 7), expected.crop_and_resize(boxes, 7))
+    some = shared[torch.tensor([5, 1])]
+    assert_close(
+        shared[1:4].crop_and_resize(boxes[:3], 7), expected[1:4].crop_and_resize(boxes[:3], 7)
+    )
+    assert_close(shared.to("cpu").tensor, expected.tensor.cpu())
+    assert shared._copied is None and len(shared[0]) == 1
+    for item in (9, torch.tensor([[0, 1]])):
+        with pytest.raises(IndexError):
+            shared[item]
+    assert_close(some.tensor, expected.tensor[[5, 1]])
+    assert_close(shared.tensor, expected.tensor)
+    shared.tensor[0] = True
+    assert shared[0].tensor.all() and not masks[2].tensor.all() and len(shared) == 6
+    assert_close(shared.crop_and_resize(boxes, 7)[1:], expected.crop_and_resize(boxes, 7)[1:])
+    assert torch.equal(pickle.loads(pickle.dumps(some)).tensor, some.tensor)

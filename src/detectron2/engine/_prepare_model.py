@@ -27,12 +27,14 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
     """
     if training["FREEZE"]:
         freeze_parameters(model, list(training["FREEZE"]))
-    if training["CHANNELS_LAST"]:
+    fast = training["FAST_CONVOLUTIONS"] and not training["COMPILE"]["ENABLED"]
+    fast = fast and _is_on_cpu(model)
+    if training["CHANNELS_LAST"] or fast:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fast:
+        speed_up_convolutions(model)
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
-    if training["FAST_CONVOLUTIONS"] and _is_on_cpu(model) and not training["COMPILE"]["ENABLED"]:
-        speed_up_convolutions(model)
     if training["COMPILE"]["ENABLED"]:
         compile_backbone(model, training["COMPILE"]["BACKEND"])
 

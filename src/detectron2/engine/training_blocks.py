@@ -1,4 +1,4 @@
-"""Blocks of models that are trained on a CPU, with their convolutions fused beyond single layers."""
+"""Blocks of models in training on a CPU, their convolutions fused beyond single layers."""
 
 from __future__ import annotations
 

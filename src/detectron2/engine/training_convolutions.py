@@ -40,7 +40,7 @@ class _Window(NamedTuple):
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
-    by_winograd: bool
+    kind: str  # "winograd", "product" or "direct"
     relu: bool
 
 
@@ -59,7 +59,7 @@ class _FusedConvolution(torch.autograd.Function):
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         folded = _scaled(weight, scale)
-        if window.by_winograd:
+        if window.kind == "winograd":
             out = _by_winograd(x, folded, offset, add, window.relu)
         else:
             out = _directly(x, folded, offset, add, window)
@@ -77,7 +77,7 @@ class _FusedConvolution(torch.autograd.Function):
             gradient = torch.ops.aten.threshold_backward(gradient, out, 0)
         of_input, of_weight, _, of_offset, of_add, _ = ctx.needs_input_grad
         folded = _scaled(weight, scale)
-        backward = _winograd_gradients if window.by_winograd else _direct_gradients
+        backward = _GRADIENTS[window.kind]
         d_input, d_weight = backward(gradient, x, folded, window, of_input, of_weight)
         if d_weight is not None and scale is not None:
             d_weight = d_weight * scale.view(-1, 1, 1, 1)
@@ -105,17 +105,36 @@ def _by_winograd(
 def _directly(
     x: Tensor, weight: Tensor, offset: Tensor | None, add: Tensor | None, window: _Window
 ) -> Tensor:
+    if window.kind == "product" and add is None:
+        return _as_product(x, weight, offset, window)
     weight = weight.contiguous(memory_format=torch.channels_last)
     geometry = (window.padding, window.stride, window.dilation, window.groups)
     convolution = torch.ops.mkldnn._convolution_pointwise
     if add is None:
         activation = "relu" if window.relu else "none"
         return convolution(x, weight, offset, *geometry, activation, [], "")
-    activation = "relu" if window.relu else None
+    clip = "relu" if window.relu else None
     add = add.contiguous(memory_format=torch.channels_last)
     return convolution.binary(
-        x, add, weight, offset, *geometry, "add", 1.0, activation, [], ""
+        x, add, weight, offset, *geometry, "add", 1.0, clip, [], ""
     )  # fmt: skip
+
+
+def _as_product(x: Tensor, weight: Tensor, offset: Tensor | None, window: _Window) -> Tensor:
+    """A 1x1 convolution: cells times channels."""
+    x = _read_cells(x, window)
+    activation = "relu" if window.relu else "none"
+    out = torch.ops.mkldnn._linear_pointwise(
+        x.permute(0, 2, 3, 1).flatten(0, 2), weight.flatten(1), offset, activation, [], ""
+    )
+    out = out.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+    return out.data  # as above
+
+
+def _read_cells(x: Tensor, window: _Window) -> Tensor:
+    """What a 1x1 convolution reads of its input, in channels-last memory."""
+    down, right = window.stride
+    return x[:, :, ::down, ::right].contiguous(memory_format=torch.channels_last)
 
 
 def _winograd_gradients(
@@ -141,6 +160,31 @@ def _direct_gradients(
         window.groups, [of_input, of_weight, False],
     )  # fmt: skip
     return d_input, d_weight
+
+
+def _product_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, window: _Window, of_input: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    d_input = d_weight = None
+    changes = gradient.permute(0, 2, 3, 1).flatten(0, 2)
+    if of_weight:
+        cells = _read_cells(x, window).permute(0, 2, 3, 1).flatten(0, 2)
+        d_weight = (changes.t() @ cells).view_as(weight)
+    if of_input:
+        images, _, height, width = gradient.shape
+        read = (changes @ weight.flatten(1)).view(images, height, width, -1).permute(0, 3, 1, 2)
+        if window.stride == (1, 1):
+            return read, d_weight
+        d_input = torch.zeros_like(x)
+        d_input[:, :, :: window.stride[0], :: window.stride[1]] = read
+    return d_input, d_weight
+
+
+_GRADIENTS = {
+    "winograd": _winograd_gradients,
+    "product": _product_gradients,
+    "direct": _direct_gradients,
+}
 
 
 def _transformed(weight: Tensor) -> Tensor:
@@ -197,9 +241,8 @@ class TrainingConv2d(Conv2d):
             (N, K, H', W') in channels-last memory.
         """
         scale, offset = self._scale_and_offset()
-        window = _Window(
-            self.stride, self.padding, self.dilation, self.groups, self._winograd_pays(x), relu
-        )  # type: ignore[arg-type]
+        stride, padding, dilation = _pair(self.stride), _pair(self.padding), _pair(self.dilation)
+        window = _Window(stride, padding, dilation, self.groups, self._kind(x), relu)
         out: Tensor = _FusedConvolution.apply(x, self.weight, scale, offset, add, window)
         return out
 
@@ -211,14 +254,17 @@ class TrainingConv2d(Conv2d):
         offset = norm.bias - norm.running_mean * scale
         return scale, offset if self.bias is None else offset + self.bias * scale
 
-    def _winograd_pays(self, x: Tensor) -> bool:
+    def _kind(self, x: Tensor) -> str:
+        if (self.kernel_size, self.padding, self.groups) == ((1, 1), (0, 0), 1):
+            return "product"
         tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
         window = (self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
-        return (
+        pays = (
             window == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
             and min(self.in_channels, self.out_channels) >= _FEWEST_CHANNELS
             and tiles >= _FEWEST_TILES
         )
+        return "winograd" if pays else "direct"
 
 
 def fits(conv: nn.Module) -> bool:
@@ -229,6 +275,11 @@ def fits(conv: nn.Module) -> bool:
         and not isinstance(conv.padding, str)
         and torch.backends.mkldnn.is_available()
     )
+
+
+def _pair(sides: Any) -> tuple[int, int]:
+    down, right = sides
+    return down, right
 
 
 def _folds(norm: nn.Module) -> bool:

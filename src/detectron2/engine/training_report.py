@@ -18,7 +18,13 @@ __all__ = ["ReportWriter"]
 
 _REFRESH_SECONDS = 15
 _LOSS_CHARTS = 8
-_OTHERS = {"Learning rate": "lr", "Gradient norm": "gradient_norm", "Seconds per step": "time"}
+_OTHERS = {
+    "Learning rate": "lr",
+    "Gradient norm": "gradient_norm",
+    "Seconds per step": "time",
+    "Seconds per step spent waiting for data": "data_time",
+    "Images per second": "images_per_second",
+}
 
 Figure = tuple[str, Mapping[str, np.ndarray]]
 

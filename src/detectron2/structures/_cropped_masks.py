@@ -10,6 +10,7 @@ from torch import Tensor
 from detectron2 import ops
 from detectron2.ops import dispatch
 from detectron2.structures._polygons import Polygon, flatten
+from detectron2.structures._repeated_masks import repeated
 from detectron2.structures._rows import selected_rows
 from detectron2.structures.boxes import Boxes
 from detectron2.structures.masks import BitMasks, PolygonMasks
@@ -88,6 +89,8 @@ class CroppedBitMasks(BitMasks):
     def __getitem__(self, item: Any) -> BitMasks:
         if not self._is_small:
             return super().__getitem__(item)
+        if (shared := repeated(self, item)) is not None:
+            return shared
         if isinstance(item, (int, np.integer)):
             rows = [range(len(self))[item]]
         elif isinstance(item, slice):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.roi_align import ROIAlign
+from detectron2.structures._bitmaps import any_pixel, crop_bitmaps, extent
 from detectron2.structures._polygons import (
     Polygon,
     PolygonsLike,
@@ -37,9 +38,6 @@ __all__ = [
     "rasterize_polygons_within_box",
     "retry_if_cuda_oom",
 ]
-
-# Pixels of bitmaps that are turned into numbers at a time, when masks are cropped.
-CROP_PIXELS = 1 << 24
 
 
 class PolygonMasks:
@@ -117,7 +115,7 @@ class PolygonMasks:
         Raises:
             ValueError: there are not N boxes.
         """
-        _check_one_box_each(boxes, len(self))
+        check_one_box_each(boxes, len(self))
         return fill_on_grids(self.polygons, boxes, mask_size).to(boxes.device)
 
     def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> "PolygonMasks":
@@ -190,11 +188,16 @@ class BitMasks:
     def __getitem__(self, item: int | slice | Tensor) -> "BitMasks":
         """Masks of some of the objects; a single index gives the mask of one object.
 
+        Where an index takes objects several times, as for the proposals that are matched with
+        them, their bitmaps are copied only when somebody reads `tensor`.
+
         Raises:
             IndexError: `item` does not index the N objects.
         """
         if isinstance(item, (int, np.integer)):
             return BitMasks(self.tensor[item].unsqueeze(0))
+        if (shared := _repeated(self, item)) is not None:
+            return shared
         selected = self.tensor[item]
         if selected.dim() != 3:
             raise IndexError(f"BitMasks cannot be indexed with {item!r}: it does not select rows.")
@@ -212,7 +215,7 @@ class BitMasks:
 
     def nonempty(self) -> Tensor:
         """(N,) True for objects that have a pixel."""
-        return _any(self.tensor.flatten(1), dim=1)
+        return any_pixel(self.tensor.flatten(1), dim=1)
 
     @staticmethod
     def from_polygon_masks(
@@ -264,21 +267,14 @@ class BitMasks:
         Raises:
             ValueError: there are not N boxes.
         """
-        _check_one_box_each(boxes, len(self))
-        sample = ROIAlign((mask_size, mask_size), 1.0, sampling_ratio=0, aligned=True)
-        boxes = boxes.detach().to(self.device, torch.float32)
-        step = max(1, CROP_PIXELS // max(1, self.image_size[0] * self.image_size[1]))
-        crops = [self.tensor.new_empty(0, mask_size, mask_size)]
-        for masks, some_boxes in zip(self.tensor.split(step), boxes.split(step)):
-            index = torch.arange(len(masks), device=self.device, dtype=torch.float32)
-            rois = torch.cat((index[:, None], some_boxes), dim=1)
-            crops.append(sample(masks[:, None].to(torch.float32), rois)[:, 0] >= 0.5)
-        return torch.cat(crops)
+        check_one_box_each(boxes, len(self))
+        rows = torch.arange(len(self), device=self.device)
+        return crop_bitmaps(self.tensor, rows, boxes, mask_size)
 
     def get_bounding_boxes(self) -> Boxes:
         """The smallest box around the pixels of each object; zeros for one without pixels."""
-        x0, x1 = _extent(_any(self.tensor, dim=1))
-        y0, y1 = _extent(_any(self.tensor, dim=2))
+        x0, x1 = extent(any_pixel(self.tensor, dim=1))
+        y0, y1 = extent(any_pixel(self.tensor, dim=2))
         return Boxes(torch.stack((x0, y0, x1, y1), dim=1))
 
     @staticmethod
@@ -293,25 +289,16 @@ class BitMasks:
         return type(bitmasks_list[0])(torch.cat([masks.tensor for masks in bitmasks_list]))
 
 
-def _check_one_box_each(boxes: Tensor, count: int) -> None:
+def _repeated(masks: BitMasks, item: Any) -> BitMasks | None:
+    # Its subclass lives in a module that imports this one.
+    from detectron2.structures._repeated_masks import repeated
+
+    return repeated(masks, item)
+
+
+def check_one_box_each(boxes: Tensor, count: int) -> None:
     if boxes.dim() != 2 or tuple(boxes.shape) != (count, 4):
         raise ValueError(f"{count} masks need boxes of shape ({count}, 4), not {boxes.shape}.")
-
-
-def _any(bitmaps: Tensor, dim: int) -> Tensor:
-    """`torch.any`, which on a CPU takes five times as long as the maximum of bytes."""
-    if bitmaps.shape[dim] == 0:
-        return bitmaps.any(dim=dim)
-    return bitmaps.view(torch.uint8).amax(dim=dim).to(torch.bool)
-
-
-def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First True of each row of (N, L), and one after the last; 0 and 0 where there is none."""
-    length = occupied.shape[1]
-    position = torch.arange(length, device=occupied.device)
-    end = torch.where(occupied, position + 1, 0).amax(dim=1)
-    begin = torch.where(occupied, position, length).amin(dim=1)
-    return torch.minimum(begin, end), end
 
 
 class ROIMasks:

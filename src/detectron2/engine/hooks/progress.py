@@ -21,19 +21,23 @@ def _clock(seconds: float) -> str:
 
 
 class IterationTimer(HookBase):
-    """Puts the scalar ``time``, the seconds of each iteration, and logs totals at the end.
+    """Puts the scalars ``time``, the seconds of each iteration, and ``images_per_second``.
+
+    It logs totals at the end.
 
     Register it first: it counts what later hooks do in `before_step` and the iteration itself,
     not what hooks do after it.
     """
 
-    def __init__(self, warmup_iter: int = 3) -> None:
+    def __init__(self, warmup_iter: int = 3, images_per_iteration: int = 0) -> None:
         """
         Args:
             warmup_iter: the first `warmup_iter` - 1 iterations are slow for reasons of their
                 own (memory pools, algorithm choice) and are left out.
+            images_per_iteration: of all processes; 0 puts no ``images_per_second``.
         """
         self._warmup_iter = warmup_iter
+        self._images = images_per_iteration
         self._train_start = self._step_start = time.perf_counter()
         self._step_seconds = 0.0
         self._timed_steps = 0
@@ -51,6 +55,8 @@ class IterationTimer(HookBase):
         done = self.trainer.iter - self.trainer.start_iter + 1
         if done >= self._warmup_iter:
             self.trainer.storage.put_scalars(time=seconds)
+            if self._images:
+                self.trainer.storage.put_scalars(images_per_second=self._images / seconds)
             self._step_seconds += seconds
             self._timed_steps += 1
         else:
