@@ -10,6 +10,7 @@ import torch
 
 import detectron2.export  # noqa: F401  (lets torch.jit.script take backbones)
 from detectron2.engine.inference import speed_up
+from detectron2.engine.training_blocks import speed_up_convolutions
 
 KIT = Path(__file__).parent / "kit"
 GOLDEN = Path(__file__).parents[1] / "golden" / "public"
@@ -85,4 +86,16 @@ def inference_and_training():
 def test_golden_holds_for_models_in_their_fast_form(case, threads, monkeypatch):
     monkeypatch.setattr(common, "AFTER_FILL", [speed_up])
     torch.set_num_threads(threads)
+    check(case)
+
+
+def as_trained_on_a_cpu(model):
+    speed_up_convolutions(model.to(memory_format=torch.channels_last))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", [c for c in inference_and_training() if c.id.startswith("C/")])
+def test_golden_holds_for_models_as_they_are_trained_on_a_cpu(case, monkeypatch):
+    monkeypatch.setattr(common, "AFTER_FILL", [as_trained_on_a_cpu])
     check(case)

@@ -226,7 +226,7 @@ def test_the_log_is_silent_after_the_last_iteration(printed):
 
 def test_loops_without_times_get_an_estimate_from_the_clock(printed, monkeypatch):
     clock = iter([100.0, 104.0, 104.0])
-    monkeypatch.setattr("detectron2.utils.events.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("detectron2.utils._remaining_time.time.perf_counter", lambda: next(clock))
     with EventStorage() as storage:
         printer = CommonMetricPrinter(10)
         printer.write()

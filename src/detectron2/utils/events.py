@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import logging
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from fvcore.common.history_buffer import HistoryBuffer
 
 from detectron2.utils._histogram import raw_histogram
 from detectron2.utils._json_history import drop_superseded_lines
+from detectron2.utils._remaining_time import RemainingTime
 from detectron2.utils.file_io import PathManager
 
 __all__ = [
@@ -348,7 +347,7 @@ class CommonMetricPrinter(EventWriter):
         self.logger = logging.getLogger("detectron2.utils.events")
         self._max_iter = max_iter
         self._window_size = window_size
-        self._last_write: tuple[int, float] | None = None
+        self._remaining_time = RemainingTime(max_iter)
 
     def write(self) -> None:
         """Log the line of the current iteration, unless training is over."""
@@ -356,7 +355,7 @@ class CommonMetricPrinter(EventWriter):
         if storage.iter == self._max_iter:
             # Everything about the last iteration was logged when it ended.
             return
-        eta = self._get_eta(storage)
+        eta = self._remaining_time.at(storage)
         rate = storage.histories().get("lr")
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         fields = [
@@ -389,24 +388,3 @@ class CommonMetricPrinter(EventWriter):
             mean = history.avg(storage.count_samples("data_time", self._window_size))
             result.append(f"data_time: {mean:.4f}  last_data_time: {history.latest():.4f}")
         return result
-
-    def _get_eta(self, storage: EventStorage) -> str:
-        """Time left as ``H:MM:SS``, empty when unknown; also put as scalar ``eta_seconds``."""
-        if self._max_iter is None:
-            return ""
-        remaining = self._max_iter - storage.iter - 1
-        history = storage.histories().get("time")
-        if history is not None:
-            seconds = float(history.median(1000)) * remaining
-            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-            return str(datetime.timedelta(seconds=int(seconds)))
-        return self._eta_from_clock(storage.iter, remaining)
-
-    def _eta_from_clock(self, iteration: int, remaining: int) -> str:
-        """The same from the time since the last line, for loops that do not put ``time``."""
-        now = time.perf_counter()
-        last, self._last_write = self._last_write, (iteration, now)
-        if last is None or iteration <= last[0]:
-            return ""
-        seconds = (now - last[1]) / (iteration - last[0]) * remaining
-        return str(datetime.timedelta(seconds=int(seconds)))
