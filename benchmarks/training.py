@@ -2,7 +2,8 @@
 
 Both train the same parts (the stem and the first stage are frozen, and so is batch
 normalization) on the same pictures with the same boxes and masks, from random weights, in turns.
-Peak memory comes from a process of its own for each.
+Peak memory comes from a process of its own for each. At last a `DefaultTrainer` reads photographs
+from disk, and says which share of its steps it waited for data.
 
     python benchmarks/training.py --size 320 416 --batch 2 --steps 5
 """
@@ -14,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,9 +68,9 @@ def tame(model: torch.nn.Module, last_norm: str) -> None:
             value.fill_(0.2)
 
 
-def ours(count: int, size: tuple[int, int], channels_last: bool = False, fast: bool = True) -> Step:
+def ours(count: int, size: tuple[int, int], fast: bool = True, compiled: bool = False) -> Step:
     from detectron2 import model_zoo
-    from detectron2.engine.training_blocks import speed_up_convolutions
+    from detectron2.engine._prepare_model import prepare_model
     from detectron2.modeling import build_model
     from detectron2.solver import build_optimizer
     from detectron2.structures import BitMasks, Boxes, Instances
@@ -80,10 +82,9 @@ def ours(count: int, size: tuple[int, int], channels_last: bool = False, fast: b
     torch.manual_seed(0)
     model = build_model(cfg).train()
     tame(model, "conv3.norm")
-    if fast:  # as DefaultTrainer does
-        speed_up_convolutions(model)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    cfg.TRAINING.FAST_CONVOLUTIONS = fast
+    cfg.TRAINING.COMPILE.ENABLED = compiled
+    prepare_model(model, cfg.TRAINING)  # as DefaultTrainer does
     batch = []
     for one in pictures(count, size):
         instances = Instances(size)
@@ -128,10 +129,65 @@ def torchvision(count: int, size: tuple[int, int]) -> Step:
 
 SUBJECTS: dict[str, Callable[[int, tuple[int, int]], Step]] = {
     "detectron2": ours,
-    "detectron2, direct convolutions": lambda count, size: ours(count, size, fast=False),
-    "detectron2, channels last": lambda count, size: ours(count, size, channels_last=True),
+    "detectron2, plain": lambda count, size: ours(count, size, fast=False),
+    "detectron2, compiled": lambda count, size: ours(count, size, compiled=True),
     "torchvision": torchvision,
 }
+
+
+def write_photographs(folder: Path, count: int = 16) -> list[dict[str, Any]]:
+    """JPEG files of 640x480 with polygons, as records of a dataset."""
+    from PIL import Image
+
+    from detectron2.structures import BoxMode
+
+    records: list[dict[str, Any]] = []
+    for number, one in enumerate(pictures(count, (480, 640))):
+        path = str(folder / f"{number}.jpg")
+        smooth = torch.nn.functional.avg_pool2d(one["image"], 5, stride=1, padding=2)
+        Image.fromarray(smooth.byte().permute(1, 2, 0).numpy()).save(path, quality=90)
+        annotations = [
+            {
+                "bbox": [x0, y0, x1, y1],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": int(label),
+                "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+            }
+            for (x0, y0, x1, y1), label in zip(one["boxes"].tolist(), one["classes"], strict=True)
+        ]
+        size = {"height": 480, "width": 640}
+        records.append({"file_name": path, "image_id": number, **size, "annotations": annotations})
+    return records
+
+
+def data_wait(arguments: argparse.Namespace, workers: int) -> float:
+    """Share of the time of a training that it waited for its loader."""
+    from detectron2 import model_zoo
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.engine import DefaultTrainer
+
+    name = f"photographs_{workers}"
+    with tempfile.TemporaryDirectory() as folder:
+        records = write_photographs(Path(folder))
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).thing_classes = [str(number) for number in range(CLASSES)]
+        cfg = model_zoo.get_config(CONFIG)
+        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "cpu", "", folder
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+        cfg.DATALOADER.NUM_WORKERS = workers
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (arguments.size[0],), 1333
+        cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH = 1e-6, arguments.batch
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.WARMUP_ITERS = arguments.steps + 3
+        cfg.SOLVER.STEPS = ()
+        trainer = DefaultTrainer(cfg)
+        tame(trainer.model, "conv3.norm")
+        trainer.train()
+    seconds = {key: trainer.storage.history(key).values() for key in ("time", "data_time")}
+    first = seconds["time"][0][1]  # the first steps are not timed
+    waited, whole = (
+        sum(value for value, at in seconds[key] if at >= first) for key in ("data_time", "time")
+    )
+    return waited / whole
 
 
 def peak_memory(name: str, arguments: argparse.Namespace) -> float:
@@ -155,6 +211,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[320, 416], help="height, width")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the loader")
     parser.add_argument("--only", choices=SUBJECTS, help="two steps of one, print its peak memory")
     parser.add_argument("--profile", choices=SUBJECTS, help="operators of a step of one")
     parser.add_argument(
@@ -195,6 +252,9 @@ def main() -> None:
             f"{name:32} {median:6.2f} s/step  {reference / median:4.2f}x"
             f"  peak {peak_memory(name, arguments):6.0f} MiB"
         )
+    for workers in arguments.workers:
+        share = data_wait(arguments, workers)
+        print(f"with {workers} loader processes {share:.1%} of a step are spent waiting for data")
     return None
 
 

@@ -168,7 +168,7 @@ def test_two_ways_to_name_the_data_are_one_too_many(make, tmp_path):
 def test_a_folder_is_trained_on_and_evaluated_without_code(make, tmp_path, capsys):
     folder = make("polygons", "voc")
     options = {
-        "config": "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml",
+        "config": "mask_rcnn_R_50_narrow_FPN",
         "data": folder,
         "output": tmp_path / "out",
         "device": "cpu",

@@ -9,7 +9,7 @@ import typer
 
 EXAMPLE = (
     "Examples: detectron2 train COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml; "
-    "detectron2 train --data my_photos/ --output my_model; "
+    "detectron2 train --data my_photos/ --model faster_rcnn_R_50_FPN --output my_model; "
     "detectron2 train COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml "
     "--train-data train.json photos/ --val-data val.json photos/ --set SOLVER.MAX_ITER=2000"
 )
@@ -21,6 +21,10 @@ def train(
         typer.Argument(
             help="Zoo name, YAML file or LazyConfig .py file; with --data one that suits it."
         ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The same as config; faster_rcnn_R_50_FPN finds it in the zoo, too."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -70,9 +74,11 @@ def train(
     """Train a model, evaluating it on the way and at the end."""
     from detectron2.engine.train_command import TrainOptions, run_train
 
+    if config is not None and model is not None:
+        raise typer.BadParameter(f"{config} is named already; leave out --model {model}.")
     run_train(
         TrainOptions(
-            config=config,
+            config=config or model,
             data=data,
             train_data=train_data,
             val_data=val_data,

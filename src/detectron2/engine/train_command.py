@@ -30,6 +30,8 @@ from detectron2.engine.exported_files import is_exported
 from detectron2.engine.inference import speed_up
 from detectron2.engine.launch import launch
 from detectron2.engine.lr_finder import find_learning_rate
+from detectron2.model_zoo._short_names import full_name
+from detectron2.model_zoo.model_zoo import config_names
 from detectron2.utils import comm
 
 __all__ = [
@@ -186,12 +188,23 @@ def configure(
 
 
 def _with_config(options: TrainOptions) -> TrainOptions:
-    """Options with a config that suits the data, if none was named."""
-    if options.config is not None or options.data is None:
+    """Options with the whole name of a config, or one that suits the data if none was named."""
+    if options.config is not None:
+        return dataclasses.replace(options, config=_whole_name(options.config))
+    if options.data is None:
         return options
     config = (options.folder or read_data_folder(options.data)).suggested_config()
     print(f"No config is named; {config} suits the annotations.")
     return dataclasses.replace(options, config=config)
+
+
+def _whole_name(config: str) -> str:
+    known = config_names()
+    name = None if config in known or Path(config).exists() else full_name(config, known)
+    if name is None:
+        return config
+    print(f"{config} is {name} of the model zoo.")
+    return name
 
 
 def _named(config: str | None) -> str:
