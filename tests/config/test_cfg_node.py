@@ -124,6 +124,10 @@ def test_list_of_overrides_reads_literals():
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.RPN.NMS_THRESH", "0.3", "DATASETS.TRAIN", "('a',)"])
     assert (cfg.MODEL.RPN.NMS_THRESH, cfg.DATASETS.TRAIN) == (0.3, ("a",))
+    cfg.merge_from_list(["SOLVER.BASE_LR", "1000000", "SEED", "3"])
+    assert cfg.SOLVER.BASE_LR == 1e6 and isinstance(cfg.SOLVER.BASE_LR, float) and cfg.SEED == 3
+    with pytest.raises(ValueError, match="Type mismatch"):
+        cfg.merge_from_list(["SOLVER.MAX_ITER", "0.5"])
 
 
 def test_bad_overrides_are_explained():

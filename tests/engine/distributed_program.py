@@ -100,12 +100,14 @@ class Trainer(ToyTrainer):
         return result
 
 
-class KillFirst(HookBase):
+class KillOnce(HookBase):
     """Kills rank 1 in iteration 5 of the first start, as the kernel does when memory is short."""
 
     def before_step(self):
-        first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
-        if first and self.trainer.iter == 5 and comm.get_rank() == 1:
+        # Not TORCHELASTIC_RESTART_COUNT: an agent that restarts because of another one counts 0.
+        mark = Path(self.trainer.cfg.OUTPUT_DIR + ".killed")
+        if self.trainer.iter == 5 and comm.get_rank() == 1 and not mark.exists():
+            mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -192,5 +194,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     with open(sys.argv[1] + ".starts", "a") as stream:
-        stream.write(os.environ["TORCHELASTIC_RESTART_COUNT"] + "\n")
-    launch(train, 1, args=(sys.argv[1], STEPS, [KillFirst()] if sys.argv[2] == "kill" else []))
+        stream.write(os.environ["GROUP_RANK"] + "\n")
+    launch(train, 1, args=(sys.argv[1], STEPS, [KillOnce()] if sys.argv[2] == "kill" else []))

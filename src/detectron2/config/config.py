@@ -111,7 +111,18 @@ class CfgNode(_FvcoreCfgNode):
         ]
         if unknown:
             raise AssertionError(_unknown_keys_message(unknown, known, ""))
-        super().merge_from_list(cfg_list)
+        pairs = zip(cfg_list[0::2], cfg_list[1::2], strict=True)
+        super().merge_from_list([item for k, v in pairs for item in (k, self._as_float(k, v))])
+
+    def _as_float(self, key: str, value: Any) -> Any:
+        """The value, a float where it is a whole number and the option is a float."""
+        option: Any = self
+        for name in str(key).split("."):
+            option = option.get(name) if isinstance(option, Mapping) else None
+        if not isinstance(option, float):
+            return value
+        number = self._decode_cfg_value(value)
+        return float(number) if type(number) is int else value
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
         """YAML text of the whole tree; tuples become lists. Keywords go to ``yaml.safe_dump``."""

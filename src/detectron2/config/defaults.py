@@ -85,6 +85,8 @@ _DATALOADER: _Options = {
 # --- training and testing -------------------------------------------------------------------
 
 _SOLVER: _Options = {
+    # SGD, ADAM or ADAMW.
+    "OPTIMIZER": "SGD",
     # Images per step over all GPUs.
     "IMS_PER_BATCH": 16,
     # Number of GPUs the schedule is meant for; with another number DefaultTrainer scales batch

@@ -79,7 +79,7 @@ def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: OptimizerOrClass) -> Op
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Optimizer of a config: SGD, or what SOLVER.OPTIMIZER (a key that projects add) names."""
+    """Optimizer of a config: SGD, or what SOLVER.OPTIMIZER names."""
     params = get_default_optimizer_params(model, **read_arguments(cfg, keys.PARAM_GROUPS))
     name = str(cfg.SOLVER.get("OPTIMIZER", "SGD")).upper()
     if name not in _OPTIMIZERS:
