@@ -44,6 +44,9 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where an evaluation was killed.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 or fp16: what convolutions compute in.")
+    ] = "fp32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best by default.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a key, KEY=VALUE; repeatable.")
@@ -62,6 +65,7 @@ def evaluate(
             report=report,
             resume=resume,
             device=device,
+            precision=precision,
             overrides=overrides or [],
         )
     )

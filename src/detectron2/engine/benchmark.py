@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from detectron2.engine.defaults import DefaultPredictor
+from detectron2.engine.process_memory import peak_memory, reset_peak_memory
 from detectron2.version import __version__
 
-__all__ = ["Benchmark", "benchmark_predictor", "describe_machine", "unlike"]
+__all__ = ["Benchmark", "benchmark_predictor", "describe_machine", "thresholds_of", "unlike"]
 
+_LIMITS = ("test_topk_per_image", "max_detections_per_image")
+_THRESHOLDS = {"score": "scores above", "limit": "detections up to"}
 PARTS = ("backbone", "proposal_generator", "roi_heads", "head", "sem_seg_head")
 
 
@@ -34,7 +36,10 @@ class Benchmark:
         stages: seconds of each stage, per run.
         input_sizes: (H, W) of each image as the model gets it.
         detections: per image; None where the model reports no instances.
-        peak_bytes: of GPU memory; None on CPU.
+        thresholds: what limits detections: lowest score and largest number, as far as known.
+        peak_bytes: of GPU memory; on a CPU by how much the process grew from before the model
+            was loaded to its peak. None where the system does not tell.
+        version: of what ran it, if that is another program.
     """
 
     name: str
@@ -42,7 +47,9 @@ class Benchmark:
     stages: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     input_sizes: list[tuple[int, int]] = field(default_factory=list)
     detections: list[int | None] = field(default_factory=list)
+    thresholds: dict[str, float | int | None] = field(default_factory=dict)
     peak_bytes: int | None = None
+    version: str = ""
 
     def percentile(self, percent: int) -> float:
         """Seconds within which this percentage of the runs ended."""
@@ -58,7 +65,9 @@ class Benchmark:
             "stages_ms": {k: 1e3 * statistics.median(v) for k, v in self.stages.items()},
             "input_sizes": self.input_sizes,
             "detections": self.detections,
-            "peak_gpu_bytes": self.peak_bytes,
+            "thresholds": self.thresholds,
+            "peak_bytes": self.peak_bytes,
+            "version": self.version,
         }
 
 
@@ -86,23 +95,27 @@ def _cpu_name() -> str:
 
 def benchmark_predictor(
     name: str,
-    predictor: DefaultPredictor,
+    load: Callable[[], Any],
     images: Sequence[np.ndarray],
     *,
     repeats: int,
     warm_up: int = 1,
     on_run: Callable[[], None] = lambda: None,
 ) -> Benchmark:
-    """Time `predictor` on each image, one at a time.
+    """Time a predictor on each image, one at a time.
 
     Args:
+        load: makes a `DefaultPredictor` or an `ExportedModel`.
         images: (H, W, 3) uint8 BGR, as the predictor takes them.
         repeats: timed runs of every image.
         warm_up: runs of every image before, which are not counted.
         on_run: called after each run, for a progress bar.
     """
     result = Benchmark(name)
-    device = next(predictor.model.parameters()).device
+    before = reset_peak_memory()
+    predictor = load()
+    device = _device_of(predictor)
+    result.thresholds = thresholds_of(predictor)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for turn in range(warm_up + repeats):
@@ -113,7 +126,32 @@ def benchmark_predictor(
             on_run()
     if device.type == "cuda":
         result.peak_bytes = torch.cuda.max_memory_allocated(device)
+    elif before is not None:
+        result.peak_bytes = peak_memory() - before
     return result
+
+
+def thresholds_of(predictor: Any) -> dict[str, float | int | None]:
+    """Lowest score and largest number of the detections of a predictor or file."""
+    info = getattr(predictor, "info", None)
+    if info is not None:
+        return {"score": info.score_threshold, "limit": info.max_detections}
+    model = predictor.model
+    last = getattr(getattr(model, "roi_heads", None), "box_predictor", model)
+    if isinstance(last, nn.ModuleList):
+        last = last[-1]
+    limits = [getattr(last, name, None) for name in _LIMITS]
+    limit = next((each for each in limits if each is not None), None)
+    return {"score": getattr(last, "test_score_thresh", None), "limit": limit}
+
+
+def _device_of(predictor: Any) -> torch.device:
+    parameter = next(iter(predictor.model.parameters()), None) if _is_eager(predictor) else None
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _is_eager(predictor: Any) -> bool:
+    return isinstance(getattr(predictor, "model", None), nn.Module)
 
 
 def unlike(first: Benchmark, second: Benchmark) -> str | None:
@@ -123,20 +161,25 @@ def unlike(first: Benchmark, second: Benchmark) -> str | None:
     """
     if first.input_sizes != second.input_sizes:
         return f"{first.name} got images of {first.input_sizes}, {second.name} {second.input_sizes}"
+    for name, says in _THRESHOLDS.items():
+        one, other = first.thresholds.get(name), second.thresholds.get(name)
+        if one is not None and other is not None and abs(one - other) > 1e-6:
+            return f"{first.name} keeps {says} {one}, {second.name} {says} {other}"
     for one, other in zip(first.detections, second.detections):
         if one is not None and other is not None and abs(one - other) > 0.1 * max(one, other, 10):
             return f"{first.name} found {one} objects where {second.name} found {other}"
     return None
 
 
-def _timed_run(result: Benchmark, predictor: DefaultPredictor, image: np.ndarray) -> Any:
-    device = next(predictor.model.parameters()).device
+def _timed_run(result: Benchmark, predictor: Any, image: np.ndarray) -> Any:
+    device = _device_of(predictor)
+    model = predictor.model if _is_eager(predictor) else predictor
     stages: dict[str, float] = defaultdict(float)
-    with torch.no_grad(), _parts_timed(predictor.model, device, stages):
+    with torch.no_grad(), _parts_timed(model, device, stages):
         start = time.perf_counter()
         prepared = predictor.prepare(image)
         stages["resize"] = time.perf_counter() - start
-        outputs = predictor.model([prepared])[0]
+        outputs = model([prepared])[0]
         _wait_for(device)
         total = time.perf_counter() - start
     stages["other"] = total - sum(stages.values())
@@ -179,9 +222,7 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _describe_work(
-    result: Benchmark, predictor: DefaultPredictor, image: np.ndarray, outputs: Any
-) -> None:
+def _describe_work(result: Benchmark, predictor: Any, image: np.ndarray, outputs: Any) -> None:
     height, width = predictor.prepare(image)["image"].shape[-2:]
     result.input_sizes.append((height, width))
     result.detections.append(len(outputs["instances"]) if "instances" in outputs else None)

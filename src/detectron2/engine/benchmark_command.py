@@ -12,23 +12,15 @@ import torch
 
 from detectron2.data.detection_utils import read_image
 from detectron2.data.image_inputs import find_images
-from detectron2.engine.benchmark import (
-    Benchmark,
-    benchmark_predictor,
-    describe_machine,
-    unlike,
-)
-from detectron2.engine.config_edits import edits_of
-from detectron2.engine.config_source import resolve_config
-from detectron2.engine.defaults import DefaultPredictor
-from detectron2.engine.inference import undo_speed_up
-from detectron2.engine.train_command import best_device, published_weights
+from detectron2.engine.benchmark import Benchmark, describe_machine, unlike
+from detectron2.engine.benchmark_accuracy import accuracy_of, accuracy_table
+from detectron2.engine.benchmark_peers import PEERS, VARIANTS, entrants
+from detectron2.engine.exported_files import is_exported
+from detectron2.engine.train_command import best_device
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["BenchmarkOptions", "run_benchmark"]
-
-VARIANTS = ("plain", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -40,6 +32,10 @@ class BenchmarkOptions:
     weights: str | None = None
     random_weights: bool = False
     variants: list[str] = field(default_factory=lambda: ["plain", "fp32"])
+    compare: list[str] = field(default_factory=list)
+    compare_python: str | None = None
+    accuracy: bool = False
+    val_data: tuple[Path, Path] | None = None
     repeats: int = 3
     max_images: int = 8
     threads: int | None = None
@@ -53,61 +49,69 @@ def run_benchmark(options: BenchmarkOptions) -> list[Benchmark]:
 
     Raises:
         FileNotFoundError: no images, or no weights.
-        ValueError: an unknown variant, or variants that did not do the same work.
+        ValueError: an unknown variant or peer, or entrants that did not do the same work.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
+    _check(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    console = Console(highlight=False, soft_wrap=True)
+    results = _measure(options, _read(options), console)
+    metrics = accuracy_of(options) if options.accuracy else {}
+    device = "cpu" if is_exported(options.config) else best_device()
+    machine = describe_machine(torch.device(options.device or device))
+    problems = [text for other in results[1:] if (text := unlike(results[0], other))]
+    if options.json_file is not None:
+        content: dict[str, Any] = {
+            "machine": machine,
+            "results": [result.as_dict() for result in results],
+            "unlike": problems,
+        }
+        if metrics:
+            content["accuracy"] = metrics
+        atomic_write_text(options.json_file, json.dumps(content, indent=2))
+    console.print(_table(results, comparable=not problems))
+    if metrics:
+        console.print(accuracy_table(metrics))
+    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    for version in filter(None, (result.version for result in results)):
+        console.print(version)
+    if problems:
+        raise ValueError(
+            f"No ratio is printed, because the work was not the same: {'; '.join(problems)}."
+        )
+    return results
+
+
+def _check(options: BenchmarkOptions) -> None:
     unknown = [name for name in options.variants if name not in VARIANTS]
     if unknown or not options.variants:
         raise ValueError(f"--variants has {unknown or 'no entry'}; use some of {list(VARIANTS)}.")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    images = _read(options)
-    console = Console(highlight=False, soft_wrap=True)
-    results = []
-    with Progress(console=console) as progress:
-        turns = len(options.variants) * len(images) * (options.repeats + 1)
-        task = progress.add_task("Measuring", total=turns)
-        for name in options.variants:
-            results.append(
-                benchmark_predictor(
-                    name,
-                    _predictor(options, name),
-                    images,
-                    repeats=options.repeats,
-                    on_run=lambda: progress.advance(task),
-                )
+    if options.accuracy and is_exported(options.config):
+        raise ValueError(
+            f"{options.config!r} is an exported model, of which there are no variants; "
+            "`detectron2 eval` prints its metrics."
+        )
+    for name in options.compare:
+        if name not in PEERS and not is_exported(name):
+            raise ValueError(
+                f"--compare has {name!r}; use {', '.join(PEERS)} or files of `detectron2 export`."
             )
-    machine = describe_machine(torch.device(options.device or best_device()))
-    if options.json_file is not None:
-        content = {"machine": machine, "results": [result.as_dict() for result in results]}
-        atomic_write_text(options.json_file, json.dumps(content, indent=2))
-    problems = [unlike(results[0], other) for other in results[1:]]
-    console.print(_table(results, comparable=not any(problems)))
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    for problem in filter(None, problems):
-        raise ValueError(f"No ratio is printed, because the work was not the same: {problem}.")
-    return results
+
+
+def _measure(options: BenchmarkOptions, images: list[np.ndarray], console: Any) -> list[Benchmark]:
+    from rich.progress import Progress
+
+    with entrants(options, images) as found, Progress(console=console) as progress:
+        runs = len(found) * len(images) * (options.repeats + 1)
+        task = progress.add_task("Measuring", total=runs)
+        return [measure(lambda: progress.advance(task)) for _, measure in found]
 
 
 def _read(options: BenchmarkOptions) -> list[np.ndarray]:
     found = find_images(options.images)[: options.max_images]
     return [read_image(PathManager.get_local_path(image.path), format="BGR") for image in found]
-
-
-def _predictor(options: BenchmarkOptions, variant: str) -> DefaultPredictor:
-    cfg = resolve_config(options.config, options.overrides)
-    edits = edits_of(cfg)
-    weights = options.weights or ("" if options.random_weights else None)
-    edits.set_weights(published_weights(options.config) if weights is None else weights)
-    edits.set_device(options.device or best_device())
-    # Random weights are the same ones for every variant.
-    torch.manual_seed(0)
-    predictor = DefaultPredictor(cfg, precision="fp32" if variant == "plain" else variant)
-    if variant == "plain":
-        undo_speed_up(predictor.model)
-    return predictor
 
 
 def _table(results: list[Benchmark], comparable: bool) -> Any:
@@ -125,6 +129,9 @@ def _table(results: list[Benchmark], comparable: bool) -> Any:
     table.add_row("median of all", *(_number(s["p50_ms"]) for s in summaries))
     table.add_row("95th percentile", *(_number(s["p95_ms"]) for s in summaries))
     table.add_row("images/s", *(f"{s['images_per_second']:.2f}" for s in summaries))
+    peaks = [result.peak_bytes for result in results]
+    if any(peaks):
+        table.add_row("MiB at the peak", *("-" if p is None else f"{p / 2**20:.0f}" for p in peaks))
     if comparable:
         base = summaries[0]["p50_ms"]
         table.add_row("times as fast", *(f"{base / s['p50_ms']:.2f}" for s in summaries))

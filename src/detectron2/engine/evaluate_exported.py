@@ -36,17 +36,17 @@ def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu"
     return dict(results)
 
 
-def loader_of(exported: Any, dataset: str) -> DataLoader:
-    """The images of a registered dataset, prepared as an exported model takes them."""
-    prepare = exported.prepare
+def loader_of(predictor: Any, dataset: str) -> DataLoader:
+    """The images of a registered dataset, prepared as a predictor or exported model takes them."""
+    prepare, info = predictor.prepare, getattr(predictor, "info", None)
     return build_detection_test_loader(
         DatasetCatalog.get(dataset),
         mapper=lambda record: _prepared(record, prepare),
-        batch_size=exported.info.batch or 1,
+        batch_size=(info.batch if info is not None else None) or 1,
         num_workers=0,
     )
 
 
 def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The record with the image as the exported model takes it."""
+    """The record with the image as the model takes it."""
     return {**record, **prepare(read_image(record["file_name"], format="BGR"))}

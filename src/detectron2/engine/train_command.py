@@ -62,6 +62,7 @@ class TrainOptions:
     report: Path | None = None
     num_gpus: int = 1
     device: str | None = None
+    precision: str = "fp32"
     auto_scale: bool = False
     find_lr: bool = False
     overrides: list[str] = field(default_factory=list)
@@ -120,7 +121,7 @@ def _evaluate(options: TrainOptions) -> dict[str, Any]:
     checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
     checkpointer.load(weights)
     refuse_foreign_weights(checkpointer.report, weights)
-    model = speed_up(model)
+    model = speed_up(model, options.precision)
     if options.report is None and not options.resume:
         return DefaultTrainer.test(cfg, model)
     from detectron2.engine.evaluate_command import evaluate_with_report
@@ -131,10 +132,10 @@ def _evaluate(options: TrainOptions) -> dict[str, Any]:
 def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
     from detectron2.engine.evaluate_exported import evaluate_exported
 
-    if options.weights or options.overrides:
+    if options.weights or options.overrides or options.precision != "fp32":
         raise ValueError(
             f"{options.config!r} is an exported model, which has its weights and settings inside: "
-            "leave out --weights and --set."
+            "leave out --weights, --precision and --set."
         )
     if options.val_data is None:
         raise ValueError(

@@ -21,6 +21,9 @@ from detectron2.export.results import as_tensors, results_of_batch
 __all__ = ["ExportedModel", "load"]
 
 
+_OWN_THREADS = ("onnx", "openvino")
+
+
 class ExportedModel(nn.Module):
     """A model in a file, run by the runtime of its format.
 
@@ -150,8 +153,16 @@ def inputs_of_file(
     return (*batch, torch.tensor(wanted)) if info.postprocess == "in" else batch
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> ExportedModel:
+def load(
+    path: str | os.PathLike[str], device: str = "cpu", threads: int | None = None
+) -> ExportedModel:
     """A file that `export` wrote, ready to predict.
+
+    Args:
+        path: the file.
+        device: as the runtime names it.
+        threads: of onnxruntime and OpenVINO, which take all processors by default; other
+            runtimes use PyTorch's.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -165,7 +176,10 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> ExportedModel:
     require(name)
     module = importlib.import_module(FORMATS[name].runtime)
     try:
-        runtime = module.Runtime(str(path), device)
+        if threads is not None and name in _OWN_THREADS:
+            runtime = module.Runtime(str(path), device, threads)
+        else:
+            runtime = module.Runtime(str(path), device)
     except Exception as error:  # every runtime has its own, and none of them names the file
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

@@ -7,15 +7,16 @@ INPUTS = ("images", "image_sizes", "output_sizes")
 
 
 class Runtime:
-    """An ONNX file; `device` is "cpu" or "cuda"."""
+    """An ONNX file; `device` is "cpu" or "cuda", `threads` 0 for as many as it likes."""
 
-    def __init__(self, path: str, device: str = "cpu") -> None:
+    def __init__(self, path: str, device: str = "cpu", threads: int = 0) -> None:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(3)
         provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         self.info = self.session.get_modelmeta().custom_metadata_map.get(INFO_NAME, "")
         self.inputs = [each.name for each in self.session.get_inputs()]

@@ -7,9 +7,12 @@ INPUTS = ("images", "image_sizes", "output_sizes")
 
 
 class Runtime:
-    """An IR file; `device` is a name of OpenVINO's, "cpu" among them."""
+    """An IR file; `device` is a name of OpenVINO's, "cpu" among them.
 
-    def __init__(self, path: str, device: str = "cpu") -> None:
+    `threads` is 0 for as many as it likes.
+    """
+
+    def __init__(self, path: str, device: str = "cpu", threads: int = 0) -> None:
         import openvino
 
         core = openvino.Core()
@@ -18,9 +21,10 @@ class Runtime:
         if model.has_rt_info(INFO_NAME):
             self.info = model.get_rt_info(INFO_NAME).astype(str)
         # Half precision, the default on some CPUs, would not pass the proof.
-        self.compiled = core.compile_model(
-            model, device.upper(), {"INFERENCE_PRECISION_HINT": "f32"}
-        )
+        settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self.compiled = core.compile_model(model, device.upper(), settings)
         self.inputs = [each.get_any_name() for each in self.compiled.inputs]
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
