@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +52,13 @@ def _metrics(
     with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
         evaluator = build_evaluator(dataset, folder)
         loader = loader_of(predictor, dataset)
-        found = inference_on_dataset(predictor.model, loader, evaluator)
-    return {task: {k: float(v) for k, v in values.items()} for task, values in found.items()}
+        with contextlib.redirect_stdout(io.StringIO()):  # a table of each would bury the one
+            found = inference_on_dataset(predictor.model, loader, evaluator)
+    return {
+        # There is no metric of objects that the dataset has not, such as large ones.
+        task: {name: float(v) for name, v in values.items() if not math.isnan(v)}
+        for task, values in found.items()
+    }
 
 
 def accuracy_table(metrics: Accuracy) -> Any:
