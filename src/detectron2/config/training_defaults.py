@@ -25,6 +25,8 @@ TRAINING: dict[str, Any] = {
     "FAST_CONVOLUTIONS": True,
     # torch.compile of the backbone.
     "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},
+    # Round weights and inputs of layers as `detectron2 export --int8` will, to fine-tune for it.
+    "QUANTIZATION": {"ENABLED": False},
     # A bar with the time that is left and images per second, where there is a terminal.
     "PROGRESS_BAR": True,
     # float16 or bfloat16 for SOLVER.AMP; empty: float16 on a GPU, bfloat16 on a CPU.

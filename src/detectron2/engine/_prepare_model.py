@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from detectron2.engine.integer_training import round_to_integers
 from detectron2.engine.training_blocks import speed_up_convolutions
 from detectron2.layers import CNNBlockBase
 
@@ -28,7 +29,10 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
     if training["FREEZE"]:
         freeze_parameters(model, list(training["FREEZE"]))
     fast = training["FAST_CONVOLUTIONS"] and not training["COMPILE"]["ENABLED"]
-    fast = fast and _is_on_cpu(model)
+    rounded = training["QUANTIZATION"]["ENABLED"]
+    fast = fast and _is_on_cpu(model) and not rounded  # its kernels would round nothing
+    if rounded:
+        round_to_integers(model)
     if training["CHANNELS_LAST"] or fast:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fast:

@@ -7,10 +7,11 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
@@ -18,12 +19,20 @@ from torch.export import Dim, ExportedProgram
 from detectron2.export._aten_ops import level_by_level
 from detectron2.export._batched_trace import TraceableBatch, example_batch
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
+from detectron2.export.calibration import Batches, evenly_chosen
 from detectron2.export.info import ExportInfo
 from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
 from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.ops.roi_align.reference import roi_align_reference
 
-__all__ = ["COMPILED", "UNCOMPILED", "cpp_compiler", "exported_program", "write_pt2"]
+__all__ = [
+    "COMPILED",
+    "UNCOMPILED",
+    "cpp_compiler",
+    "exported_program",
+    "write_int8_pt2",
+    "write_pt2",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +95,22 @@ def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram
     Raises:
         UnsupportedModelError: `torch.export` cannot follow the model.
     """
+    # Large enough for maps of the coarsest level to have several rows: a graph that was recorded
+    # with a single one might hold for no other number.
+    example = example_batch(batched.model, info.batch, info.image_size, _EXAMPLE_SCALE)
+    unit = info.side_multiple
+    if unit == 1:
+        plain = TraceableBatch(batched, PT2_OPS)
+        return _recorded(plain.eval(), example, (_shapes(info),))  # of the one parameter *inputs
+    example = (in_units(example[0], unit), example[1])
+    return _recorded(_InUnits(batched).eval(), example, _shapes(info))
+
+
+def _shapes(info: ExportInfo) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Which axes of `images` and `image_sizes` are variables."""
     images: dict[int, Any] = {}
-    unit = 1
+    unit = info.side_multiple
     if info.image_size is None:
-        unit = info.side_multiple
         images = {
             axis: Dim(name, min=1, max=MAX_SIDE // unit)
             for axis, name in ((2, "height"), (3 if unit == 1 else 4, "width"))
@@ -97,24 +118,14 @@ def exported_program(batched: BatchedModel, info: ExportInfo) -> ExportedProgram
     sizes: dict[int, Any] = {}
     if info.batch is None:
         images[0] = sizes[0] = Dim("batch", min=1, max=MAX_BATCH)
-    # Large enough for maps of the coarsest level to have several rows: a graph that was recorded
-    # with a single one might hold for no other number.
-    example = example_batch(batched.model, info.batch, info.image_size, _EXAMPLE_SCALE)
-    form: nn.Module = _InUnits(batched)
-    shapes: Any = (images, sizes)
-    if unit == 1:
-        form = TraceableBatch(batched, PT2_OPS)
-        shapes = (shapes,)  # of the one parameter *inputs
-    example = (in_units(example[0], unit), example[1])
+    return images, sizes
+
+
+def _recorded(module: nn.Module, example: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), _quiet(), oblivious:
         try:
-            return torch.export.export(
-                form.eval(),
-                example,
-                dynamic_shapes=shapes,
-                strict=False,
-            )
+            return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export, symbolic shapes and models have each their own
             problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UnsupportedModelError(
@@ -128,7 +139,35 @@ def write_pt2(batched: BatchedModel, info: ExportInfo, path: Path, compile: bool
     Args:
         compile: with AOTInductor, if a C++ compiler is there.
     """
+    _write(exported_program(batched, info), info, path, compile)
+
+
+def write_int8_pt2(
+    batched: BatchedModel,
+    info: ExportInfo,
+    path: Path,
+    compile: bool,
+    images: Sequence[np.ndarray],
+    float_parts: Collection[str],
+) -> int:
+    """Write a .pt2 file with 8-bit integers, and return the number of layers that have them."""
+    from detectron2.export import _int8_pt2e as pt2e
+
+    images = evenly_chosen(images, pt2e.MOST_IMAGES)
+    info.int8_images = len(images)
+    unit = info.side_multiple
+    batches = [(in_units(batch, unit), sizes) for batch, sizes in Batches(info, images)]
     program = exported_program(batched, info)
+    with _quiet():
+        graph: Any = program.module()
+        quantizer = pt2e.x86_quantizer(graph, float_parts)
+        graph = pt2e.quantized_graph(graph, quantizer, batches)
+        shapes = _shapes(info) if unit > 1 else (_shapes(info),)
+    _write(_recorded(graph, program.example_inputs[0], shapes), info, path, compile)
+    return pt2e.integer_layers(graph)
+
+
+def _write(program: ExportedProgram, info: ExportInfo, path: Path, compile: bool) -> None:
     if compile and cpp_compiler() is None:
         logger.warning("There is no C++ compiler, so %s holds the graph uncompiled.", path.name)
         compile = False
@@ -141,7 +180,11 @@ def write_pt2(batched: BatchedModel, info: ExportInfo, path: Path, compile: bool
         torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(path),
-            inductor_configs={"aot_inductor.metadata": {INFO_NAME: info.to_json()}},
+            inductor_configs={
+                "aot_inductor.metadata": {INFO_NAME: info.to_json()},
+                # Only then are layers between 8-bit numbers computed in integers.
+                "freezing": bool(info.int8_images),
+            },
         )
 
 

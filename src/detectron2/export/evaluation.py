@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,30 +12,43 @@ from torch import nn
 
 from detectron2.export.loading import ExportedModel
 
-__all__ = ["Metrics", "evaluate_both", "table_of"]
+__all__ = ["Evaluation", "Metrics", "beside", "table_of"]
 
 # Task ("bbox") to metric ("AP") to the values of the model and of the file.
 Metrics = dict[str, dict[str, tuple[float, float]]]
 
 
-def evaluate_both(model: nn.Module, exported: ExportedModel, dataset: str) -> Metrics:
-    """Metrics of both on a registered dataset; the images are prepared as the file wants them.
+class Evaluation:
+    """A model evaluated on a registered dataset, once, for comparison with files made of it.
 
     Args:
         model: in evaluation mode.
+        described: says how images are prepared; needs no runtime.
         dataset: name in the catalog.
     """
-    from detectron2.engine.evaluate_exported import loader_of
-    from detectron2.evaluation import inference_on_dataset
-    from detectron2.evaluation.default_evaluators import build_evaluator
 
-    results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
-        for name, each in (("model", model), ("file", exported)):
-            evaluator = build_evaluator(dataset, str(Path(folder) / name))
-            loader = loader_of(exported, dataset)
-            results.append(dict(inference_on_dataset(each, loader, evaluator)))
-    before, after = results
+    def __init__(self, model: nn.Module, described: ExportedModel, dataset: str) -> None:
+        self.model, self.described, self.dataset = model, described, dataset
+
+    @functools.cached_property
+    def of_model(self) -> dict[str, Any]:
+        """Metrics of the model by task."""
+        return self.of(self.model)
+
+    def of(self, predictor: nn.Module) -> dict[str, Any]:
+        """Metrics of a model or a file by task."""
+        from detectron2.engine.evaluate_exported import loader_of
+        from detectron2.evaluation import inference_on_dataset
+        from detectron2.evaluation.default_evaluators import build_evaluator
+
+        with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
+            evaluator = build_evaluator(self.dataset, str(Path(folder) / "results"))
+            loader = loader_of(self.described, self.dataset)
+            return dict(inference_on_dataset(predictor, loader, evaluator))
+
+
+def beside(before: dict[str, Any], after: dict[str, Any]) -> Metrics:
+    """The metrics of a model and of a file beside each other."""
     return {
         task: {name: (float(value), float(after[task][name])) for name, value in metrics.items()}
         for task, metrics in before.items()

@@ -16,7 +16,7 @@ from torch import nn
 from detectron2.config import CfgNode
 from detectron2.export.batched import BatchedModel, batched_model, postprocessed
 from detectron2.export.compare import TOLERANCE
-from detectron2.export.evaluation import evaluate_both
+from detectron2.export.evaluation import Evaluation, beside
 from detectron2.export.formats import (
     FORMATS,
     OPSETS,
@@ -27,7 +27,8 @@ from detectron2.export.formats import (
     write,
 )
 from detectron2.export.info import ExportInfo, weights_hash
-from detectron2.export.int8 import check_int8, make_int8
+from detectron2.export.int8 import Int8Report, check_int8, make_int8
+from detectron2.export.int8_report import report_path
 from detectron2.export.loading import ExportedModel, load
 from detectron2.export.proof import prove
 from detectron2.version import __version__
@@ -72,8 +73,8 @@ def export(
         input_format: "BGR" or "RGB"; by default what the config or the model says.
         classes: names and colours, see `detectron2.data.metadata_file`; by default those of the
             config's dataset.
-        int8: (H, W, 3) uint8 BGR images to calibrate 8-bit integers on, for OpenVINO; see
-            `detectron2.export.int8`.
+        int8: (H, W, 3) uint8 BGR images to calibrate 8-bit integers on, for openvino, pt2 and
+            executorch; a report is written beside the file, see `detectron2.export.int8_report`.
         dataset: name in the catalog to evaluate the model and the file on; see the attribute
             `metrics` of the result.
         preprocess: "in" if the file takes pixels in 0..255, "out" if its caller, such as
@@ -95,7 +96,7 @@ def export(
     _check_processing(format, preprocess, postprocess)
     require(format)
     if int8 is not None:
-        check_int8(format)
+        check_int8(format, int8)
     described: dict[str, Any] = {}
     if not isinstance(model, nn.Module):
         model, described = _from_config(model)
@@ -110,12 +111,11 @@ def export(
     _fix_sizes(info, batched, batch, image_size)
     for name, value in described.items():
         setattr(info, name, value)
-    exported = _write_and_prove(
-        model, batched, info, output, images, Settings(opset, compile), int8
+    described_file = ExportedModel(output, info, None)
+    evaluation = None if dataset is None else Evaluation(model, described_file, dataset)
+    return _write_and_prove(
+        model, batched, described_file, images, Settings(opset, compile), int8, evaluation
     )
-    if dataset is not None:
-        exported.metrics = evaluate_both(model, exported, dataset)
-    return exported
 
 
 def _form_of(
@@ -245,24 +245,34 @@ def _describe(batched: BatchedModel, format: str) -> ExportInfo:
 def _write_and_prove(
     model: nn.Module,
     batched: BatchedModel,
-    info: ExportInfo,
-    output: Path,
+    described: ExportedModel,
     images: Sequence[np.ndarray],
     settings: Settings,
     int8: Sequence[np.ndarray] | None,
+    evaluation: Evaluation | None,
 ) -> ExportedModel:
+    """Write the file that is described to a folder of its own; move it away if it is right."""
+    output, info = described.path, described.info
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=output.parent) as name:
         folder = Path(name)
-        prepared = [ExportedModel(output, info, None).prepare(image)["image"] for image in images]
+        prepared = [described.prepare(image)["image"] for image in images]
         write(info.format, batched, info, folder, output.name, settings)
         lines = prove(folder / output.name, model, batched, info, prepared)
-        report = None
+        report: Int8Report | None = None
         if int8 is not None:
             with tempfile.TemporaryDirectory(prefix=".float-", dir=output.parent) as kept:
-                report = make_int8(folder / output.name, Path(kept), info, int8)
+                file = folder / output.name
+                report = make_int8(batched, info, file, Path(kept), int8, settings, evaluation)
             lines = [*lines, *report.lines()]
+            report_path(folder / output.name).write_text(report.to_json(), encoding="utf-8")
+        else:  # a report about an earlier file would be wrong about this one
+            report_path(output).unlink(missing_ok=True)
         move_into_place(folder, output)
     exported = load(output)
     exported.proof, exported.int8_report = lines, report
+    if report is not None:
+        exported.metrics = report.metrics
+    elif evaluation is not None:
+        exported.metrics = beside(evaluation.of_model, evaluation.of(exported))
     return exported

@@ -7,10 +7,11 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from detectron2.export._batched_trace import TraceableBatch, example_inputs, trace_batched
@@ -46,6 +47,11 @@ class Settings:
     compile: bool = True
 
 
+Quantize = Callable[
+    [BatchedModel, ExportInfo, Path, str, Settings, Sequence[np.ndarray], Collection[str]], int
+]
+
+
 @dataclass(frozen=True)
 class Format:
     """How a format is written and read.
@@ -60,6 +66,8 @@ class Format:
         postprocess: the file may scale results and paste masks.
         keypoints: the file finds them in the heatmaps; otherwise the loader does.
         write: (model, description, folder, stem, settings) writes the files into a folder.
+        quantize: (model, description, folder, stem, settings, images, parts that stay float)
+            replaces those files by ones with 8-bit integers, and returns the number of layers.
     """
 
     suffixes: tuple[str, ...]
@@ -67,6 +75,7 @@ class Format:
     packages: tuple[str, ...]
     extra: str
     write: Callable[[BatchedModel, ExportInfo, Path, str, Settings], None]
+    quantize: Quantize | None = None
     fixed: bool = False
     multiples: bool = False
     postprocess: bool = True
@@ -172,6 +181,48 @@ def _write_openvino(
     openvino.save_model(converted, str(folder / name), compress_to_fp16=False)
 
 
+def _quantize_openvino(
+    batched: BatchedModel,
+    info: ExportInfo,
+    folder: Path,
+    name: str,
+    settings: Settings,
+    images: Sequence[np.ndarray],
+    float_parts: Collection[str],
+) -> int:
+    from detectron2.export._int8_openvino import quantize_openvino
+
+    return quantize_openvino(folder / name, info, images, float_parts)
+
+
+def _quantize_pt2(
+    batched: BatchedModel,
+    info: ExportInfo,
+    folder: Path,
+    name: str,
+    settings: Settings,
+    images: Sequence[np.ndarray],
+    float_parts: Collection[str],
+) -> int:
+    from detectron2.export._pt2 import write_int8_pt2
+
+    return write_int8_pt2(batched, info, folder / name, settings.compile, images, float_parts)
+
+
+def _quantize_executorch(
+    batched: BatchedModel,
+    info: ExportInfo,
+    folder: Path,
+    name: str,
+    settings: Settings,
+    images: Sequence[np.ndarray],
+    float_parts: Collection[str],
+) -> int:
+    from detectron2.export._executorch import write_int8_executorch
+
+    return write_int8_executorch(batched, info, folder / name, images, float_parts)
+
+
 _HERE = "detectron2.export.runtimes"
 FORMATS: dict[str, Format] = {
     "torchscript": Format(
@@ -186,6 +237,7 @@ FORMATS: dict[str, Format] = {
         ("openvino", "onnx", "onnxscript"),
         "openvino",
         _write_openvino,
+        _quantize_openvino,
     ),
     "pt2": Format(
         (".pt2",),
@@ -193,6 +245,7 @@ FORMATS: dict[str, Format] = {
         (),
         "",
         _write_pt2,
+        _quantize_pt2,
         multiples=True,
         postprocess=False,
         keypoints=False,
@@ -203,6 +256,7 @@ FORMATS: dict[str, Format] = {
         ("executorch",),
         "mobile",
         _write_executorch,
+        _quantize_executorch,
         fixed=True,
         postprocess=False,
         keypoints=False,

@@ -1,5 +1,6 @@
 """Files of `torch.export` and AOTInductor, run by PyTorch."""
 
+import importlib
 import json
 import warnings
 import zipfile
@@ -32,6 +33,8 @@ class Runtime:
                 self.module = aoti_load_package(str(path))
                 self.info = self.module.get_metadata().get(INFO_NAME, "")
             else:
+                # Defines the operations that round to 8 bits.
+                importlib.import_module("torch.ao.quantization.fx._decomposed")
                 self.module = torch.export.load(str(path), extra_files=files).module()
                 self.info = files[INFO_NAME]
         self.device = device
