@@ -26,6 +26,7 @@ COMPILED = ("Semantic FPN",)
 TESTED = {
     "pt2": (
         *COMPILED,
+        "Faster R-CNN FPN",
         "Mask R-CNN FPN",
         "Cascade Mask R-CNN",
         "Keypoint R-CNN",
@@ -35,6 +36,8 @@ TESTED = {
     "executorch": (
         "Mask R-CNN FPN",
         "Mask R-CNN C4",
+        "Cascade Mask R-CNN",
+        "Keypoint R-CNN",
         "RetinaNet",
         "Semantic FPN",
         "RPN",

@@ -58,7 +58,13 @@ def detections(line):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """One TorchScript file for the tests that only read it."""
-    return export_small("RetinaNet", "torchscript", tmp_path_factory.mktemp("exported"))
+    # Metadata has colours as tuples, which a description in JSON has as lists.
+    classes = {
+        "thing_classes": [f"class {k}" for k in range(5)],
+        "thing_colors": [(k, 0, 9) for k in range(5)],
+    }
+    folder = tmp_path_factory.mktemp("exported")
+    return export_small("RetinaNet", "torchscript", folder, classes=classes)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -138,6 +144,7 @@ def test_the_description_travels_in_the_file(exported):
     again = load(exported.path)
     assert again.info == exported.info
     assert again.info.shortest_edge == 96 and again.info.num_classes == 5
+    assert again.info.classes["thing_colors"][1] == [1, 0, 9]
     assert again.info.score_threshold == 0.05 and again.info.tolerance == TOLERANCE
     assert len(again.info.weights_sha256) == 64
 

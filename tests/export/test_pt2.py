@@ -6,6 +6,7 @@ from torch import nn
 
 from detectron2.export import UnsupportedModelError, _pt2, load
 from detectron2.export.batched import BatchedModel
+from detectron2.export.formats import FORMATS, Settings, write
 from detectron2.export.info import ExportInfo
 
 
@@ -76,3 +77,26 @@ def test_a_model_that_torch_export_cannot_follow_is_refused():
     info = ExportInfo("pt2", "Branches", ["sem_seg"], side_multiple=32)
     with pytest.raises(UnsupportedModelError, match="torch.export cannot follow the model: "):
         _pt2.exported_program(Branches(Tiny()), info)
+
+
+@pytest.mark.parametrize(
+    "format",
+    ["torchscript", "onnx", "openvino", "pt2", pytest.param("executorch", marks=pytest.mark.slow)],
+)
+@pytest.mark.filterwarnings("ignore")  # of what ExecuTorch imports
+def test_a_truncated_file_is_refused_with_a_sentence(format, tmp_path):
+    spec = FORMATS[format]
+    for package in spec.packages:
+        pytest.importorskip(package, reason=f"{format} files are written with it")
+    info = ExportInfo(format, "Tiny", ["sem_seg"], image_size=[64, 96], batch=1)
+    name = f"m{spec.suffixes[0]}"
+    with torch.no_grad():
+        write(format, TinyBatch(Tiny()).eval(), info, tmp_path, name, Settings(compile=False))
+    assert load(tmp_path / name).info.architecture == "Tiny"
+    whole = (tmp_path / name).read_bytes()
+    for share in (0.0, 0.3, 0.9):
+        # Loaded files may be mapped into memory.
+        part = tmp_path / f"{share}_{name}"
+        part.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=rf"is no complete {format} file \([^\n]+\)\. Export"):
+            load(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def _write(program: ExportedProgram, info: ExportInfo, path: Path) -> None:
 
     from detectron2.export.runtimes.executorch import INFO_NAME
 
+    # Defines how operations that round to 8 bits are written.
+    importlib.import_module("executorch.kernels.quantized")
     layers = [getattr(config, name) for name in _LAYERS if hasattr(config, name)]
     constants: dict[str, Any] = {INFO_NAME: info.to_json()}
     edge = to_edge_transform_and_lower(

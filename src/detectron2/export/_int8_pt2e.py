@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from detectron2.export.calibration import LAST_LAYERS, QUANTIZED_PARTS, stays_float
+from detectron2.export.calibration import stays_float
 
 __all__ = [
     "MOST_IMAGES",
@@ -84,20 +84,35 @@ def xnnpack_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
 
 
 def x86_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
-    """What Inductor's integer kernels for x86 compute."""
+    """What Inductor's integer kernels for x86 compute: convolutions and products.
+
+    torchao's quantizer of that name refuses modules that are called once for each level of a
+    pyramid, so it lends only its ranges and numbers of bits.
+    """
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
-        X86InductorQuantizer,
         get_default_x86_inductor_quantization_config,
     )
 
-    quantizer = X86InductorQuantizer()
     config = get_default_x86_inductor_quantization_config()
-    # What is named first counts.
-    for name in _modules(graph, lambda part: part in LAST_LAYERS.union(float_parts)):
-        quantizer.set_module_name_qconfig(name, None)
-    for name in _modules(graph, lambda part: part in QUANTIZED_PARTS):
-        quantizer.set_module_name_qconfig(name, config)
-    return quantizer
+
+    class Layers(Quantizer):
+        def annotate(self, model: GraphModule) -> GraphModule:
+            for node in model.graph.nodes:
+                if node.target in (_CONV, _LINEAR) and not stays_float(_path(node), float_parts):
+                    inputs = {
+                        node.args[0]: config.input_activation,
+                        node.args[1]: config.weight,
+                    }
+                    node.meta["quantization_annotation"] = QuantizationAnnotation(
+                        input_qspec_map=inputs, _annotated=True
+                    )
+            return model
+
+        def validate(self, model: GraphModule) -> None:
+            """Nothing that could be wrong."""
+
+    return Layers()
 
 
 def integer_layers(graph: GraphModule) -> int:
@@ -108,16 +123,7 @@ def integer_layers(graph: GraphModule) -> int:
     )
 
 
-def _modules(graph: GraphModule, chosen: Callable[[str], bool]) -> list[str]:
-    """Paths of modules whose last part is chosen, as the nodes of the graph name them."""
-    paths = {path for node in graph.graph.nodes for path in _stack(node)}
-    return sorted(path for path in paths if chosen(path.rpartition(".")[2].partition("@")[0]))
-
-
 def _path(node: Node) -> str:
-    stack = _stack(node)
+    """Path of the module that a node comes from."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return stack[-1].replace(".", "/") if stack else ""
-
-
-def _stack(node: Node) -> list[str]:
-    return [path for path, _ in node.meta.get("nn_module_stack", {}).values()]

@@ -111,6 +111,8 @@ def export(
     _fix_sizes(info, batched, batch, image_size)
     for name, value in described.items():
         setattr(info, name, value)
+    # As the file will say it: colours that are tuples here are lists there.
+    info = ExportInfo.from_json(info.to_json(), str(output))
     described_file = ExportedModel(output, info, None)
     evaluation = None if dataset is None else Evaluation(model, described_file, dataset)
     return _write_and_prove(

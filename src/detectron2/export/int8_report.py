@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,16 @@ class Int8Report:
     def to_json(self) -> str:
         content = dataclasses.asdict(self)
         content.update(speedup=self.speedup, lost=self.lost)
-        return json.dumps(content, indent=2)
+        return json.dumps(_without_nan(content), indent=2)
+
+
+def _without_nan(value: Any) -> Any:
+    """Nested values with None instead of numbers that are none."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def report_path(output: Path) -> Path:

@@ -181,8 +181,15 @@ def load(
         else:
             runtime = module.Runtime(str(path), device)
     except Exception as error:  # every runtime has its own, and none of them names the file
-        problem = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{str(path)!r} is no complete {name} file ({problem}). Export the model again."
+            f"{str(path)!r} is no complete {name} file ({_reason(error)}). Export the model again."
         ) from error
     return ExportedModel(path, ExportInfo.from_json(runtime.info, str(path)), runtime)
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence in an error of a runtime that says something."""
+    for line in str(error).strip().splitlines():
+        if not line.startswith("Exception from "):  # of OpenVINO, about its source code
+            return line.partition(". ")[0].rstrip(".")
+    return type(error).__name__

@@ -195,8 +195,13 @@ def _answer(path: Path, info: ExportInfo, folder: Path) -> None:
         raise ProofError(
             f"The {info.format} file does not run in a fresh process, so it was not kept: {reason}"
         )
-    if ExportInfo.from_json((folder / "info.json").read_text(encoding="utf-8"), str(path)) != info:
-        raise ProofError("The file has lost its description of the model, so it was not kept.")
+    told = ExportInfo.from_json((folder / "info.json").read_text(encoding="utf-8"), str(path))
+    lost = [name for name, value in vars(info).items() if getattr(told, name) != value]
+    if lost:
+        raise ProofError(
+            f"The file says something else than the model about its {', '.join(lost)}, so it was "
+            "not kept."
+        )
 
 
 @torch.no_grad()

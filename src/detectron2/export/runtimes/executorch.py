@@ -1,5 +1,8 @@
 """ExecuTorch programs, run by the runtime in the package of that name."""
 
+import ctypes
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -23,8 +26,18 @@ class Runtime:
         self.info = ""
         if INFO_NAME in self.program.method_names:
             (self.info,) = self.program.load_method(INFO_NAME).execute([])
+        _load_quantized_kernels()
         self.method = self.program.load_method("forward")
 
     def __call__(self, images: np.ndarray, image_sizes: np.ndarray) -> list[np.ndarray]:
         outputs = self.method.execute([torch.from_numpy(images), torch.from_numpy(image_sizes)])
         return [output.numpy().copy() for output in outputs]
+
+
+def _load_quantized_kernels() -> None:
+    """Add the kernels that round to 8 bits, which the Python runtime has in a file of its own."""
+    import executorch.kernels.quantized as here
+
+    library = Path(here.__file__).parents[2] / "lib" / "libexecutorch_kernels_quantized.so"
+    if library.is_file():  # other releases have them built in
+        ctypes.CDLL(str(library))
