@@ -57,7 +57,7 @@ def export(
     int8: Annotated[
         str | None,
         typer.Option(
-            help="Dataset, folder or glob to calibrate 8-bit integers on; not for torchscript, onnx.",
+            help="Dataset, folder or glob for 8-bit integers; for openvino, pt2 and executorch.",
             metavar="DATA",
         ),
     ] = None,
