@@ -5,14 +5,17 @@ import json
 import hotcoco.mask
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data._segmentations import decode_rle
 from detectron2.data.check import Cache, check, cleaned_content, cleaned_records, coco_dataset
 from detectron2.data.check.problems import ORIGIN
 from detectron2.data.check.records import record_dataset
 from detectron2.data.check.turning import turned_annotation
 from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.structures import BoxMode, RotatedBoxes, polygons_to_bitmask
 
 WIDTH, HEIGHT = 40, 24
@@ -122,3 +125,60 @@ def test_policy_fix_turns_records_too(tmp_path, stored):
     (annotation,) = record["annotations"]
     assert annotation["bbox_mode"] == BoxMode.XYWH_ABS
     assert white_share(tmp_path / "a.png", annotation["bbox"]) == 1
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Writes a photo with an orientation and a label map; returns its record and the labels."""
+
+    def write(orientation, turn_map):
+        stored = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)
+        shown = seen(stored, orientation, tmp_path)
+        Image.fromarray(shown if turn_map else stored).save(tmp_path / "labels.png")
+        photo = str(tmp_path / f"{orientation}.png")
+        return {"file_name": photo, "sem_seg_file_name": str(tmp_path / "labels.png")}, shown
+
+    return write
+
+
+@pytest.mark.parametrize("turn_map", [False, True], ids=["as stored", "as shown"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_label_maps_are_turned_as_the_image_is(orientation, turn_map, labelled):
+    record, shown = labelled(orientation, turn_map)
+    mapper = DatasetMapper(is_train=True, augmentations=[], image_format="L")
+    sample = mapper(record)
+    assert (sample["image"][0].numpy() == shown).all()
+    assert (sample["sem_seg"].numpy() == shown).all()
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_convention_label_maps_of_the_right_size_are_taken_as_drawn_on_the_image_shown(
+    orientation, labelled
+):
+    record, shown = labelled(orientation, turn_map=True)
+    mapper = DatasetMapper(is_train=True, augmentations=[], image_format="L")
+    assert (mapper(record)["sem_seg"].numpy() == shown).all()
+
+
+@pytest.mark.usefixtures("catalogs_as_before")
+def test_label_maps_of_an_evaluation_are_turned_as_the_image_is(labelled):
+    record, shown = labelled(6, turn_map=False)
+    DatasetCatalog.register("turned_maps", lambda: [record])
+    MetadataCatalog.get("turned_maps").set(stuff_classes=list("abc"), ignore_label=255)
+    evaluator = SemSegEvaluator("turned_maps", distributed=False)
+    scores = np.eye(3, dtype=np.float32)[shown].transpose(2, 0, 1)
+    evaluator.process([record], [{"sem_seg": torch.from_numpy(scores)}])
+    assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_the_check_says_what_annotations_of_the_turned_size_are_taken_for(orientation, tmp_path):
+    grey = seen(np.zeros((HEIGHT, WIDTH), np.uint8), orientation, tmp_path)
+    image = {"id": 1, "file_name": f"{orientation}.png"}
+    image["height"], image["width"] = grey.shape
+    content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    report = check(coco_dataset(tmp_path / "a.json", tmp_path), cache=Cache(enabled=False))
+    (problem,) = [p for p in report.problems if p.kind == "exif-rotated"]
+    assert "taken to be drawn on the turned image" in problem.reason
+    assert ("to be sure" in problem.reason) == (orientation == 3)

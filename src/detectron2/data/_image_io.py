@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from detectron2.utils.logger import log_first_n
 __all__ = [
     "ALL_CHANNELS",
     "ARRAY_SUFFIX",
+    "TURNED_ARRAYS",
+    "labels_as_shown",
     "check_image_size",
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
@@ -47,6 +50,13 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+# The same for (h, w) arrays, of those orientations that swap the sides.
+TURNED_ARRAYS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    5: lambda array: array.T,
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: array[::-1, ::-1].T,
+    8: lambda array: np.rot90(array),
 }
 
 
@@ -151,6 +161,39 @@ def exif_orientation(image: Image.Image) -> int:
         log_first_n(logging.WARNING, f"Ignoring an EXIF header that cannot be parsed: {e}", n=3)
         return 1
     return orientation if orientation in _UPRIGHT else 1
+
+
+def labels_as_shown(labels: np.ndarray, size: tuple[int, int], image_file: str) -> np.ndarray:
+    """A label map in the frame of its image as it is shown.
+
+    A map of the size that the image is stored in, before its EXIF orientation swaps the sides, was
+    drawn on the stored image and is turned as the image is. One that has the size already is
+    right: whether it follows an orientation that only mirrors or turns by 180 degrees cannot be
+    told.
+
+    Args:
+        labels: (h, w).
+        size: (H, W) of the image as shown.
+        image_file: of the image, whose orientation counts.
+
+    Returns:
+        The labels, turned where that makes them fit; others as they are.
+    """
+    if labels.shape == tuple(size) or labels.shape != tuple(size)[::-1]:
+        return labels
+    if image_file.endswith(ARRAY_SUFFIX):
+        return labels
+    with PathManager.open(image_file, "rb") as stream, open_image(stream) as image:
+        turn = TURNED_ARRAYS.get(exif_orientation(image))
+    if turn is None:
+        return labels
+    log_first_n(
+        logging.WARNING,
+        f"The label map of {image_file!r} was drawn before the image was turned by its EXIF "
+        "orientation; it is turned as the image is.",
+        n=3,
+    )
+    return np.ascontiguousarray(turn(labels))
 
 
 def _apply_exif_orientation(image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from detectron2.config.mapping import lookup, read_arguments
 from detectron2.config.mapping.data import DATASET_MAPPER, RANDOM_CROP
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.data._image_io import labels_as_shown
 from detectron2.data.errors import SampleError
 from detectron2.data.mixing import (
     Sample,
@@ -200,7 +201,10 @@ class DatasetMapper:
         """(H, W) uint8 labels of a record, or None; removes "sem_seg_file_name"."""
         if "sem_seg_file_name" not in dataset_dict:
             return None
-        return utils.read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+        labels = utils.read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+        h, w = labels.shape
+        size = dataset_dict.get("height", h), dataset_dict.get("width", w)
+        return labels_as_shown(labels, size, dataset_dict["file_name"])
 
     def _mix(
         self, dataset_dict: dict[str, Any], image: np.ndarray, sem_seg: np.ndarray | None

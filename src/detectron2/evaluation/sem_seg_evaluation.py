@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data._image_io import labels_as_shown
 from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.evaluation.output_files import open_output, write_json_list
 from detectron2.evaluation.spool import PredictionSpool, gather_predictions, spool_folder
@@ -134,7 +135,9 @@ class SemSegEvaluator(DatasetEvaluator):
         for record, output in zip(inputs, outputs):
             file_name = record["file_name"]
             predicted = output["sem_seg"].argmax(dim=0).to(torch.int32).cpu().numpy()
-            truth = self._load_truth(self.input_file_to_gt_file[file_name], predicted.shape)
+            truth = self._load_truth(
+                self.input_file_to_gt_file[file_name], predicted.shape, file_name
+            )
             counts = {
                 "file_name": file_name,
                 "all": _sparse(self._confusion(predicted, truth)),
@@ -149,9 +152,10 @@ class SemSegEvaluator(DatasetEvaluator):
                 self._predictions.extend(self.encode_json_sem_seg(predicted, file_name))
                 self._counts.append(counts)
 
-    def _load_truth(self, file_name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _load_truth(self, file_name: str, shape: tuple[int, int], image_file: str) -> np.ndarray:
         """(H, W) int32 true classes, with the number of classes for pixels to ignore."""
         labels = self.sem_seg_loading_fn(file_name, dtype=int)
+        labels = labels_as_shown(labels, shape, image_file)
         truth = np.where(labels == self._ignore_label, self._num_classes, labels).astype(np.int32)
         if truth.shape != shape:
             raise ValueError(f"{file_name} is {truth.shape} in size, its prediction {shape}.")

@@ -25,6 +25,10 @@ RARE_SHARE, RARE_COUNT = 0.001, 10
 LISTED = 8
 
 
+# These leave the size as it is.
+_UNSURE = "; draw them to be sure, the size does not tell"
+
+
 def image_problems(
     image: dict[str, Any], position: int, file: str, facts: ImageFacts
 ) -> Iterator[Problem]:
@@ -41,8 +45,8 @@ def image_problems(
             yield Problem(
                 "exif-rotated",
                 f"The image {file!r} has the EXIF orientation {facts.orientation}. It is turned "
-                "when it is read; the annotations have its turned size, and should be drawn to "
-                "see that they are turned, too.",
+                "when it is read. The annotations have its turned size and are taken to be drawn "
+                f"on the turned image{_UNSURE if facts.orientation in (2, 3, 4) else ''}.",
                 **about,
             )
     elif said == stored:

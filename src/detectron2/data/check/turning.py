@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from detectron2.data._image_io import TURNED_ARRAYS
 from detectron2.data._segmentations import decode_rle
 from detectron2.data.check.problems import ORIGIN
 
@@ -21,19 +22,17 @@ class _Turn:
     Attributes:
         points: of (x, y, w, h), arrays and sides of the stored image -> x and y as shown.
         angle: of a direction in degrees, counter-clockwise -> as shown.
-        mask: of an (h, w) array -> (w, h).
     """
 
     points: Callable[[Any, Any, float, float], tuple[Any, Any]]
     angle: Callable[[float], float]
-    mask: Callable[[np.ndarray], np.ndarray]
 
 
 _TURNS = {
-    5: _Turn(lambda x, y, w, h: (y, x), lambda a: -90 - a, lambda m: m.T),
-    6: _Turn(lambda x, y, w, h: (h - y, x), lambda a: a - 90, lambda m: np.rot90(m, -1)),
-    7: _Turn(lambda x, y, w, h: (h - y, w - x), lambda a: 90 - a, lambda m: m[::-1, ::-1].T),
-    8: _Turn(lambda x, y, w, h: (y, w - x), lambda a: a + 90, lambda m: np.rot90(m)),
+    5: _Turn(lambda x, y, w, h: (y, x), lambda a: -90 - a),
+    6: _Turn(lambda x, y, w, h: (h - y, x), lambda a: a - 90),
+    7: _Turn(lambda x, y, w, h: (h - y, w - x), lambda a: 90 - a),
+    8: _Turn(lambda x, y, w, h: (y, w - x), lambda a: a + 90),
 }
 
 
@@ -51,7 +50,7 @@ def turned_annotation(
     moved: dict[str, Any] = {"bbox": _turned_box(annotation["bbox"], turn, width, height)}
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
-        moved["segmentation"] = _turned_rle(segmentation, turn)
+        moved["segmentation"] = _turned_rle(segmentation, TURNED_ARRAYS[orientation])
     elif segmentation:
         moved["segmentation"] = [
             _turned_points(polygon, 2, turn, width, height) for polygon in segmentation
@@ -86,10 +85,10 @@ def _turned_points(
     return flat.tolist()
 
 
-def _turned_rle(rle: dict[str, Any], turn: _Turn) -> dict[str, Any]:
+def _turned_rle(rle: dict[str, Any], turn: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
     import hotcoco.mask
 
-    mask = np.asfortranarray(turn.mask(decode_rle(rle)))
+    mask = np.asfortranarray(turn(decode_rle(rle)))
     encoded = hotcoco.mask.encode(mask)
     counts = encoded["counts"]
     return {
