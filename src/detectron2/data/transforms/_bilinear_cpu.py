@@ -3,8 +3,8 @@
 Pillow resizes rows, rounds to uint8, then resizes columns, with weights of 22 fractional bits.
 So does this, but it takes the image in whatever layout it comes (a BGR view of an RGB image, a
 flipped view) and writes one plane per channel, which is what a model wants next. The second pass
-runs along rows and vectorises. For 640 x 480 to 1067 x 800, three channels: 3 ms on one core of
-an EPYC 9004, against Pillow's 9.5 (benchmarks/data.py).
+runs along rows and vectorises. For 640 x 480 to 1067 x 800, three channels: 2 ms on one core of
+a Xeon, against Pillow's 9.5 (benchmarks/data.py).
 """
 
 from __future__ import annotations
@@ -36,23 +36,27 @@ def _weights(length: int, new_length: int) -> tuple[np.ndarray, np.ndarray]:
     """How new pixels are made of old ones.
 
     Returns:
-        (new_length,) first old pixel; and (taps, new_length) int32 weights of it and the pixels
-        after it, which sum up to about `ONE`. Weights of pixels beyond the last are 0.
+        (new_length,) uint32 first old pixel; and (taps, new_length) int32 weights of it and the
+        pixels after it, two or more, which sum up to about `ONE`. Weights of pixels beyond the
+        last are 0.
     """
     scale = length / new_length
     support = max(scale, 1.0)
     centers = (np.arange(new_length) + 0.5) * scale
     first = np.maximum((centers - support + 0.5).astype(np.int64), 0)
     count = np.minimum((centers + support + 0.5).astype(np.int64), length) - first
-    taps = np.arange(count.max())[:, None]
+    taps = np.arange(max(count.max(), 2))[:, None]
     distances = (taps + first - centers + 0.5) * (1.0 / support)
     weights = np.where(taps < count, np.maximum(1.0 - np.abs(distances), 0.0), 0.0)
     total = np.zeros(new_length)
     for of_tap in weights:  # in this order, because the last bit counts
         total += of_tap
-    return first, (weights / total * ONE + 0.5).astype(np.int32)
+    return first.astype(np.uint32), (weights / total * ONE + 0.5).astype(np.int32)
 
 
+# Enlarging takes two taps, which are done in one go: 1.4 ms in place of 3.0 for the rows of the
+# image above, 0.6 in place of 0.9 for its columns. Indices are unsigned because NumPy's negative
+# ones would have to be looked for.
 @compiled()
 def _resize_rows(image, out, row, total, first, weights):  # type: ignore[no-untyped-def]
     """
@@ -63,12 +67,15 @@ def _resize_rows(image, out, row, total, first, weights):  # type: ignore[no-unt
         total: (new_W,) int32, overwritten.
         first, weights: of `_weights`.
     """
+    left_weight, right_weight, right = weights[0], weights[1], row[1:]
     for y in range(out.shape[0]):
         for channel in range(out.shape[1]):
             for x in range(image.shape[1]):
                 row[x] = image[y, x, channel]
-            total[:] = HALF
-            for tap in range(weights.shape[0]):
+            for x in range(total.shape[0]):
+                at = first[x]
+                total[x] = HALF + left_weight[x] * row[at] + right_weight[x] * right[at]
+            for tap in range(2, weights.shape[0]):
                 weight, shifted = weights[tap], row[tap:]
                 for x in range(total.shape[0]):
                     total[x] += weight[x] * shifted[first[x]]
@@ -86,13 +93,18 @@ def _resize_columns(planes, out, total, first, weights):  # type: ignore[no-unty
         total: (W,) int32, overwritten.
         first, weights: of `_weights`.
     """
+    last = planes.shape[0] - 1
     for channel in range(out.shape[0]):
         for y in range(out.shape[1]):
-            total[:] = HALF
-            for tap in range(weights.shape[0]):
-                # Behind the last row the weight is 0.
-                row = planes[min(first[y] + tap, planes.shape[0] - 1), channel]
-                weight = weights[tap, y]
+            start = np.int64(first[y])
+            # Behind the last row the weight is 0.
+            upper, lower = planes[min(start, last), channel], planes[min(start + 1, last), channel]
+            upper_weight, lower_weight = weights[0, y], weights[1, y]
+            for x in range(total.shape[0]):
+                pair = np.int32(upper[x]) * upper_weight + np.int32(lower[x]) * lower_weight
+                total[x] = HALF + pair
+            for tap in range(2, weights.shape[0]):
+                row, weight = planes[min(start + tap, last), channel], weights[tap, y]
                 for x in range(total.shape[0]):
                     total[x] += np.int32(row[x]) * weight
             out_row = out[channel, y]
