@@ -69,7 +69,7 @@ def test_an_evaluation_on_a_folder_reads_its_split_once(tmp_path, monkeypatch, t
     monkeypatch.setattr(train_command, "DefaultTrainer", _Trainer)
     monkeypatch.setattr(train_command, "DetectionCheckpointer", lambda *args, **kwargs: _Trainer)
     monkeypatch.setattr(train_command, "refuse_foreign_weights", lambda *args: None)
-    monkeypatch.setattr(train_command, "speed_up", lambda model: model)
+    monkeypatch.setattr(train_command, "speed_up", lambda model, precision: model)
     train_command.run_evaluate(
         train_command.TrainOptions(
             data=tmp_path / "data",
