@@ -3,14 +3,17 @@
 The model gets random weights that keep activations in a sensible range. Every format is exported,
 proved, and timed in a process of its own, from the prepared image to results with pasted masks; the
 processes take turns, so that a machine that is slow for a while is slow for all. Latency is the
-best of all calls, memory the peak of the process after its first call. Formats whose packages are
-missing are left out and named.
+best of all calls, memory the peak of the process after its first call. "eager" is the model as it
+is built, "fast" and "bf16" are what `optimize_for_inference` makes of it. Formats whose packages
+are missing are left out and named.
 
     python benchmarks/deploy.py [--config COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml]
         [--height 800] [--width 1088] [--formats eager torchscript onnx openvino openvino-int8 ...]
-        [--turns 2] [--repeat 2] [--threads 2] [--folder FOLDER]
+        [--turns 2] [--repeat 2] [--threads 2] [--clock wall|cpu] [--folder FOLDER]
 
-With --folder, files that are there already are not exported again.
+The clock "cpu" counts the seconds of all threads, which other programs on the machine disturb less;
+take one thread then, because the runtimes' threads wait busily. With --folder, files that are there
+already are not exported again.
 """
 
 import argparse
@@ -29,12 +32,16 @@ from inference import spread_weights
 from tabulate import tabulate
 
 from detectron2 import model_zoo
+from detectron2.engine.inference import speed_up
 from detectron2.export import export, int8, load
 from detectron2.export.formats import FORMATS
 from detectron2.modeling import build_model
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
-CHOICES = ["eager", *FORMATS, "openvino-int8"]
+# Without a file: the precision of `optimize_for_inference`, if it is applied.
+EAGER = {"eager": None, "fast": "fp32", "bf16": "bf16"}
+CHOICES = [*EAGER, *FORMATS, "openvino-int8"]
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
@@ -46,6 +53,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -84,14 +92,14 @@ def picture(options: argparse.Namespace) -> np.ndarray:
 
 
 def export_all(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str, float]]:
-    """Path and seconds of the export by format; "eager" has neither."""
+    """Path and seconds of the export by format; the eager ones have neither."""
     model, files = build(options), {}
     # Random weights find other boxes after rounding; here only the cost counts.
     int8.LEAST_AGREEMENT = 0.0
     for name in options.formats:
         format = name.partition("-")[0]
         start = time.perf_counter()
-        if format == "eager":
+        if format in EAGER:
             files[name] = ("", 0.0)
             continue
         path = folder / f"{name}{FORMATS[format].suffixes[0]}"
@@ -125,22 +133,26 @@ def run_worker(options: argparse.Namespace, name: str, path: str) -> dict[str, f
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-WORKER_KEYS = ("config", "height", "width", "repeat", "threads")
+WORKER_KEYS = ("config", "height", "width", "repeat", "threads", "clock")
 
 
 @torch.no_grad()
 def measure(options: argparse.Namespace, name: str, path: str) -> dict[str, float]:
     """Milliseconds of the best call, and megabytes at the peak, in this process."""
-    model = build(options) if name == "eager" else load(path)
+    if name not in EAGER:
+        model: torch.nn.Module = load(path, threads=options.threads)
+    else:
+        model, precision = build(options), EAGER[name]
+        model = model if precision is None else speed_up(model, precision)
     image = torch.from_numpy(picture(options).transpose(2, 0, 1).copy()).float()
     inputs = [{"image": image, "height": options.height, "width": options.width}]
     model(inputs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    times = []
+    clock, times = CLOCKS[options.clock], []
     for _ in range(options.repeat):
-        start = time.perf_counter()
+        start = clock()
         model(inputs)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return {"ms": min(times) * 1e3, "peak": peak}
 
 
@@ -159,7 +171,8 @@ def print_table(
         numbers = [f"{row['ms']:.0f}", ratio, f"{row['peak']:.0f}"]
         written = [f"{size:.0f}" if path else "", f"{seconds:.0f}" if seconds else ""]
         table.append([name, *numbers, *written])
-    print(f"{options.config}, {options.height}x{options.width}, {options.threads} threads")
+    size = f"{options.height}x{options.width}"
+    print(f"{options.config}, {size}, {options.threads} threads, clock {options.clock}")
     header = ["format", "ms/image", "eager / this", "peak MiB", "file MiB", "export and proof s"]
     print(tabulate(table, header, disable_numparse=True))
 
