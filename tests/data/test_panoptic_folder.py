@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 from folder_datasets import draw, write_panoptic
+from PIL import Image
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data._segmentations import decode_rle
+from detectron2.data.datasets import register_coco_panoptic_separated, write_stuff_maps
 from detectron2.data.datasets.auto import recognize, register_folder
 from detectron2.data.datasets.convert import convert_dataset
+from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 
 pytestmark = pytest.mark.usefixtures("catalogs_as_before")
@@ -74,3 +78,49 @@ def test_faults_are_told_in_a_sentence(folder, fault):
     }
     with pytest.raises(ValueError, match=reason[fault]):
         recognize(folder)
+
+
+class TestStuffMaps:
+    @staticmethod
+    def write(folder, **options):
+        annotations = folder / "annotations"
+        names = write_stuff_maps(
+            str(annotations / "panoptic_val2017.json"), str(annotations / "panoptic_val2017"),
+            str(folder / "stuff"), **options,
+        )  # fmt: skip
+        return names, read_image(str(folder / "stuff" / "000001.png"), "L")[:, :, 0]
+
+    def test_things_are_0_stuff_is_numbered_and_the_rest_is_ignored(self, folder):
+        drawing = folder / "annotations" / "panoptic_val2017" / "000001.png"
+        colours = np.array(Image.open(drawing))
+        colours[47, 63] = 1, 2, 3  # of no segment
+        Image.fromarray(colours).save(drawing)
+        names, labels = self.write(folder)
+        assert names == ["things", "sky"] and labels.dtype == np.uint8
+        assert labels[15, 10] == labels[35, 50] == labels[2, 2] == 0  # ball, dog, a crowd of dogs
+        assert labels[47, 63] == 255 and (labels == 1).sum() == labels.size - 1 - 200 - 200 - 16
+
+    def test_labels_can_be_chosen(self, folder):
+        names, labels = self.write(folder, label_of={187: 3})
+        assert names == ["things", "", "", "sky"] and set(np.unique(labels)) == {0, 3}
+
+    def test_a_segment_without_label_is_named(self, folder):
+        with pytest.raises(ValueError, match=r"'000001\.png'.*category_id 187, which has no label"):
+            self.write(folder, label_of={})
+
+    def test_a_model_of_things_and_stuff_gets_both(self, folder):
+        box = {"id": 1, "image_id": 1, "category_id": 37, "bbox": [5, 10, 20, 10], "iscrowd": 0}
+        content = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())
+        content.update(annotations=[box], categories=[{"id": 37, "name": "ball"}])
+        instances = folder / "instances.json"
+        instances.write_text(json.dumps(content))
+        names, labels = self.write(folder)
+        register_coco_panoptic_separated(
+            "own", {"stuff_classes": names}, str(folder / "val2017"), "", "",
+            str(folder / "stuff"), str(instances),
+        )  # fmt: skip
+        (record,) = DatasetCatalog.get("own_separated")
+        mapper = DatasetMapper(is_train=True, augmentations=[], image_format="BGR")
+        sample = mapper(record)
+        assert (sample["sem_seg"].numpy() == labels).all()
+        assert sample["instances"].gt_boxes.tensor.tolist() == [[5, 10, 25, 20]]

@@ -21,7 +21,7 @@ TRAINING: dict[str, Any] = {
     "CHANNELS_LAST": False,
     # Recompute the blocks of the backbone in the backward pass instead of keeping their results.
     "ACTIVATION_CHECKPOINTING": False,
-    # On a CPU in float32: channels last, fused convolutions, and Winograd's algorithm for wide ones.
+    # On a CPU in float32: channels last, fused convolutions, Winograd for wide ones.
     "FAST_CONVOLUTIONS": True,
     # torch.compile of the backbone.
     "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},

@@ -17,6 +17,7 @@ from detectron2.data.datasets.lvis import (
     register_lvis_instances,
 )
 from detectron2.data.datasets.pascal_voc import load_voc_instances, register_pascal_voc
+from detectron2.data.datasets.stuff_maps import write_stuff_maps
 
 __all__ = [
     "builtin",
@@ -31,4 +32,5 @@ __all__ = [
     "register_coco_panoptic_separated",
     "register_lvis_instances",
     "register_pascal_voc",
+    "write_stuff_maps",
 ]

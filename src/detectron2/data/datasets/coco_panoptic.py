@@ -142,7 +142,7 @@ def register_coco_panoptic_separated(
         image_root: folder of the images.
         panoptic_root: folder of the panoptic label images.
         panoptic_json: the panoptic annotations, for evaluation.
-        sem_seg_root: folder of the semantic label images.
+        sem_seg_root: folder of the semantic label images; `write_stuff_maps` makes them.
         instances_json: the instance annotations.
     """
     separated, stuff_only = name + "_separated", name + "_stuffonly"

@@ -1,7 +1,8 @@
 """COCO panoptic segmentation: a JSON file of segments, and a folder of PNG files that draw them.
 
-The things become objects with boxes and masks; stuff has neither, and is counted and left out.
-Models of panoptic segmentation take datasets of `register_coco_panoptic`.
+The things become objects with boxes and masks; stuff has neither, and is counted and left out: a
+model takes it from label maps, files that a folder of this format does not have.
+`write_stuff_maps` makes them, and `register_coco_panoptic_separated` registers both.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ from detectron2.data.datasets.auto.folder import (
 )
 from detectron2.data.datasets.auto.images import ImageFolder
 from detectron2.data.datasets.auto.nodes import Node, read_json
-from detectron2.data.detection_utils import read_image
+from detectron2.data.datasets.stuff_maps import segment_ids
 from detectron2.structures import BoxMode
 
 __all__ = ["LOOKED_FOR", "find"]
+
+_STUFF = (
+    "segments are stuff, which has no boxes, and are left out; "
+    "detectron2.data.datasets.write_stuff_maps draws them for models of stuff"
+)
 
 LOOKED_FOR = (
     "COCO panoptic: a .json file with 'segments_info', here or in annotations/, and a folder of "
@@ -131,7 +137,7 @@ def _segments(
             raise segment.fail(f"has category_id {category}, which is not listed.")
         name = things[category]
         if name is None:
-            notes["segments are stuff, which has no boxes, and are left out"] += 1
+            notes[_STUFF] += 1
             continue
         crowd = segment.get("iscrowd")
         found[segment["id"].integer()] = (name, 0 if crowd is None else crowd.integer())
@@ -145,11 +151,7 @@ def _objects(
 
     if not segments:
         return
-    try:
-        colours = read_image(str(drawing), "RGB").astype(np.int64)
-    except OSError as e:
-        raise ValueError(f"A drawing of segments cannot be read: {e}") from e
-    ids = colours @ np.array([1, 256, 256**2])
+    ids = segment_ids(str(drawing))
     if ids.shape != (record["height"], record["width"]):
         raise ValueError(
             f"{str(drawing)!r} is {ids.shape[1]} x {ids.shape[0]} pixels (width x height), its "
