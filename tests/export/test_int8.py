@@ -156,11 +156,12 @@ class LayersBatch(BatchedModel):
 
 
 @pytest.mark.filterwarnings("ignore")  # of what torchao imports, of its own code
-def test_layers_of_parts_become_integers_and_last_layers_do_not(tmp_path):
+@pytest.mark.parametrize("sizes", [{"side_multiple": 32}, {"image_size": [64, 96], "batch": 1}])
+def test_layers_of_parts_become_integers_and_last_layers_do_not(sizes, tmp_path):
     pytest.importorskip("torchao", reason="8-bit files of torch.export are made with it")
     torch.manual_seed(0)
     batched = LayersBatch(Layers().eval()).eval()
-    info = ExportInfo("pt2", "Layers", ["sem_seg"], side_multiple=32)
+    info = ExportInfo("pt2", "Layers", ["sem_seg"], **sizes)
     images = [picture(64, 96, seed) for seed in range(3)]
     layers = _pt2.write_int8_pt2(batched, info, tmp_path / "m.pt2", False, images, ())
     assert layers == 1 and info.int8_images == 3

@@ -79,7 +79,10 @@ def xnnpack_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
     config = get_symmetric_quantization_config(is_per_channel=True)
     for operation in (_CONV, _LINEAR, _ADD):
         quantizer.set_operator_type(operation, config)
-    quantizer.set_filter_function(lambda node: not stays_float(_path(node), float_parts))
+    # A layer is chosen together with its weight, which comes from no module.
+    quantizer.set_filter_function(
+        lambda node: node.op == "get_attr" or not stays_float(_path(node), float_parts)
+    )
     return quantizer
 
 

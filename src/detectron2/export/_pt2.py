@@ -162,8 +162,7 @@ def write_int8_pt2(
         graph: Any = program.module()
         quantizer = pt2e.x86_quantizer(graph, float_parts)
         graph = pt2e.quantized_graph(graph, quantizer, batches)
-        shapes = _shapes(info) if unit > 1 else (_shapes(info),)
-    _write(_recorded(graph, program.example_inputs[0], shapes), info, path, compile)
+    _write(_recorded(graph, program.example_inputs[0], _shapes(info)), info, path, compile)
     return pt2e.integer_layers(graph)
 
 
