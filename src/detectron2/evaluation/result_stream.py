@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.spool import PredictionSpool
 
 __all__ = ["ResultStream"]
 
@@ -51,7 +52,7 @@ class ResultStream(Sequence[dict[str, Any]]):
         """Stream over the "instances" of predictions; None if they are not `CocoResults`."""
         numbers, image_ids, lengths = [], [], []
         has: list[tuple[bool, bool]] = []  # masks, keypoints; of the parts that are not empty
-        for number, prediction in enumerate(predictions):
+        for number, (prediction, length) in enumerate(_peeks(predictions)):
             if "instances" not in prediction:
                 continue
             part = prediction["instances"]
@@ -59,8 +60,8 @@ class ResultStream(Sequence[dict[str, Any]]):
                 return None
             numbers.append(number)
             image_ids.append(prediction.get("image_id"))
-            lengths.append(len(part))
-            if len(part) or not has:
+            lengths.append(len(part) if length is None else length)
+            if lengths[-1] or not has:
                 has = has if any(lengths[:-1]) else []
                 has.append((part.mask_counts is not None, part.keypoints is not None))
         masked, posed = (all(column) for column in zip(*has)) if has else (False, False)
@@ -146,3 +147,12 @@ class ResultStream(Sequence[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         parts = (self.part(index) for index in range(len(self._numbers)))
         return itertools.chain.from_iterable(parts)
+
+
+def _peeks(
+    predictions: Sequence[Mapping[str, Any]],
+) -> Iterable[tuple[Mapping[str, Any], int | None]]:
+    """Predictions, and the number of detections where they have more than those of the image."""
+    if isinstance(predictions, PredictionSpool):
+        return predictions.peeks()
+    return ((prediction, None) for prediction in predictions)

@@ -57,6 +57,12 @@ class _Entry:
             return self.item
         return {**self.item, "instances": self.item["instances"].sliced(self.span)}
 
+    def peek(self) -> tuple[Any, int | None]:
+        """As `PredictionSpool.peeks` has it."""
+        if self.item is None or self.span is None:
+            return self.load(), None
+        return self.item, self.span.stop - self.span.start
+
     def checksum(self) -> int:
         """Of the record, which tells its file from another one of the same name."""
         return 0 if self.file is None else zlib.crc32(self.file.read(self.offset))
@@ -149,6 +155,14 @@ class PredictionSpool(MutableSequence[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[Any]:
         return (entry.load() for entry in list(self._entries))
+
+    def peeks(self) -> Iterator[tuple[Any, int | None]]:
+        """Items for who wants to know of their detections only what and how many they are.
+
+        With each goes the number of its detections; None if they are those in the item, which
+        otherwise has those of other images as well.
+        """
+        return (entry.peek() for entry in list(self._entries))
 
     @property
     def is_large(self) -> bool:
