@@ -8,6 +8,11 @@ from detectron2.export import UnsupportedModelError, _pt2, load
 from detectron2.export.batched import BatchedModel
 from detectron2.export.formats import FORMATS, Settings, write
 from detectron2.export.info import ExportInfo
+from detectron2.utils.env import TORCH_VERSION
+
+needs_torch = pytest.mark.skipif(
+    TORCH_VERSION < (2, 7), reason="torch.export cannot keep sizes open before torch 2.7"
+)
 
 
 class Tiny(nn.Module):
@@ -49,6 +54,7 @@ def check(batched, exported):
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-2)
 
 
+@needs_torch
 def test_without_a_compiler_the_file_holds_the_graph(tmp_path, monkeypatch):
     monkeypatch.setattr(_pt2, "cpp_compiler", lambda: None)
     batched, exported = written(tmp_path, classes={"thing_classes": ["a"]})
@@ -57,6 +63,7 @@ def test_without_a_compiler_the_file_holds_the_graph(tmp_path, monkeypatch):
     check(batched, exported)
 
 
+@needs_torch
 def test_sides_that_are_fixed_need_no_multiples(tmp_path):
     batched = TinyBatch(Tiny()).eval()
     info = ExportInfo("pt2", "Tiny", ["sem_seg"], image_size=[64, 96])
@@ -65,6 +72,7 @@ def test_sides_that_are_fixed_need_no_multiples(tmp_path):
     check(batched, load(tmp_path / "m.pt2"))
 
 
+@needs_torch
 @pytest.mark.slow
 @pytest.mark.skipif(_pt2.cpp_compiler() is None, reason="AOTInductor calls a C++ compiler")
 def test_with_a_compiler_the_file_is_compiled(tmp_path):
@@ -73,15 +81,29 @@ def test_with_a_compiler_the_file_is_compiled(tmp_path):
     check(batched, exported)
 
 
+@needs_torch
 def test_a_model_that_torch_export_cannot_follow_is_refused():
     info = ExportInfo("pt2", "Branches", ["sem_seg"], side_multiple=32)
     with pytest.raises(UnsupportedModelError, match="torch.export cannot follow the model: "):
         _pt2.exported_program(Branches(Tiny()), info)
 
 
+def test_a_torch_that_is_too_old_is_named(monkeypatch):
+    monkeypatch.setattr(_pt2, "TORCH_VERSION", (2, 6))
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], side_multiple=32)
+    with pytest.raises(UnsupportedModelError, match="take torch 2.7 or later; this is "):
+        _pt2.exported_program(TinyBatch(Tiny()), info)
+
+
 @pytest.mark.parametrize(
     "format",
-    ["torchscript", "onnx", "openvino", "pt2", pytest.param("executorch", marks=pytest.mark.slow)],
+    [
+        "torchscript",
+        "onnx",
+        "openvino",
+        pytest.param("pt2", marks=needs_torch),
+        pytest.param("executorch", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")  # of what ExecuTorch imports
 def test_a_truncated_file_is_refused_with_a_sentence(format, tmp_path):

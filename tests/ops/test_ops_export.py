@@ -8,6 +8,7 @@ from ops_contract import assert_close, generator, random_boxes, random_rotated_b
 
 from detectron2 import ops
 from detectron2.ops import dispatch
+from detectron2.utils.env import TORCH_VERSION
 
 FEATURES = torch.randn(1, 3, 20, 24, generator=generator("export"))
 
@@ -62,6 +63,10 @@ def paste_masks(boxes, scores, classes):
     return ops.paste_masks(masks, boxes, (30, 40), 0.5)
 
 
+exports_loops = pytest.mark.skipif(
+    TORCH_VERSION < (2, 7), reason="torch.export cannot follow these loops before torch 2.7"
+)
+
 FUNCTIONS = [
     nms,
     batched_nms,
@@ -84,6 +89,7 @@ class Wrapped(torch.nn.Module):
         return self.function(boxes, scores, classes)
 
 
+@exports_loops
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_exported_programs_hold_for_other_numbers_of_boxes(function):
     count = {0: torch.export.Dim("count", min=2, max=4000)}
@@ -108,6 +114,7 @@ def test_traced_programs_hold_for_other_numbers_of_boxes(function):
         assert_close(program(*rows(120)), function(*rows(120)))
 
 
+@exports_loops
 def test_deformable_convolution_exports():
     offset = torch.randn(1, 18, 20, 24, generator=generator("offset"))
     weight = torch.randn(4, 3, 3, 3, generator=generator("weight"))
@@ -121,6 +128,7 @@ def test_deformable_convolution_exports():
         assert_close(program.module()(FEATURES, offset * 2), Model()(FEATURES, offset * 2))
 
 
+@exports_loops
 def test_rotated_pooling_exports():
     class Model(torch.nn.Module):
         def forward(self, rois):

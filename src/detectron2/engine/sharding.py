@@ -15,6 +15,7 @@ from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone._swin_blocks import SwinTransformerBlock
 from detectron2.modeling.backbone._vit_blocks import Block
 from detectron2.utils import comm
+from detectron2.utils.env import TORCH_VERSION
 
 __all__ = ["full_weights", "gathered", "load_shards", "shard_model", "write_shards"]
 
@@ -39,7 +40,7 @@ def shard_model(
         The model.
 
     Raises:
-        RuntimeError: there is no process group.
+        RuntimeError: there is no process group, or torch is too old for a CPU.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -47,6 +48,11 @@ def shard_model(
     if not dist.is_initialized():
         raise RuntimeError("A model is sharded over processes; start them with launch().")
     device = next(model.parameters()).device.type
+    if device == "cpu" and TORCH_VERSION < (2, 7):
+        raise RuntimeError(
+            f"torch {torch.__version__} shards models on GPUs only; on a CPU it takes torch 2.7. "
+            "Set TRAINING.FSDP.ENABLED to False or update torch."
+        )
     mesh = init_device_mesh(device, (comm.get_world_size(),))
     policy = MixedPrecisionPolicy(param_dtype=precision)
     for module in reversed(list(model.modules())):  # what lies inside comes first

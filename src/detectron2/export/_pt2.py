@@ -24,6 +24,7 @@ from detectron2.export.info import ExportInfo
 from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
 from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.ops.roi_align.reference import roi_align_reference
+from detectron2.utils.env import TORCH_VERSION
 
 __all__ = [
     "COMPILED",
@@ -122,6 +123,10 @@ def _shapes(info: ExportInfo) -> tuple[dict[int, Any], dict[int, Any]]:
 
 
 def _recorded(module: nn.Module, example: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
+    if TORCH_VERSION < (2, 7):
+        raise UnsupportedModelError(
+            f"Files of torch.export take torch 2.7 or later; this is {torch.__version__}."
+        )
     oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=True)
     with torch.no_grad(), _quiet(), oblivious:
         try:

@@ -38,12 +38,7 @@ def ciou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: floa
         (...,) losses, or their mean or sum.
     """
     loss, iou = _diou(boxes1, boxes2, eps)
-    # atan2, not atan(w / h): a box without width and height has an angle, too.
-    angle1, angle2 = (
-        torch.atan2(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])
-        for boxes in (boxes1, boxes2)
-    )
-    v = (4 / math.pi**2) * (angle2 - angle1) ** 2
+    v = (4 / math.pi**2) * (_aspect_angle(boxes2) - _aspect_angle(boxes1)) ** 2
     with torch.no_grad():
         alpha = v / (1 - iou + v + eps)
     return _reduce(loss + alpha * v, reduction)
@@ -59,6 +54,13 @@ def _diou(boxes1: Tensor, boxes2: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     between = (min1 + max1 - min2 - max2) / 2
     distance = between.square().sum(dim=-1) / (around.square().sum(dim=-1) + eps)
     return 1 - iou + distance, iou
+
+
+def _aspect_angle(boxes: Tensor) -> Tensor:
+    """(...,) atan(width / height); 0 without a gradient for a box that has neither."""
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    is_point = (width == 0) & (height == 0)  # where torch before 2.7 has a gradient of NaN
+    return torch.atan2(width.masked_fill(is_point, 0), height.masked_fill(is_point, 1))
 
 
 def _area(sizes: Tensor) -> Tensor:

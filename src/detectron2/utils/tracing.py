@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ __all__ = ["assert_fx_safe", "is_fx_tracing", "is_fx_tracing_legacy"]
 
 _MODULE_CALL = torch.nn.Module.__call__
 
+# Where torch has both, its `is_fx_tracing` prints a warning in each process.
+_is_tracing: Callable[[], bool] = getattr(
+    _symbolic_trace, "is_fx_symbolic_tracing", _symbolic_trace.is_fx_tracing
+)
+
 
 def is_fx_tracing_legacy() -> bool:
     """Whether ``torch.nn.Module.__call__`` is replaced by a tracer's wrapper right now."""
@@ -20,8 +26,7 @@ def is_fx_tracing_legacy() -> bool:
 
 def is_fx_tracing() -> bool:
     """Whether a symbolic FX trace is running."""
-    # PyTorch's own function of this name prints a warning about torch.export at each process.
-    return bool(_symbolic_trace._is_fx_tracing_flag)
+    return _is_tracing()
 
 
 def assert_fx_safe(condition: bool | str, message: str) -> torch.Tensor:

@@ -29,6 +29,7 @@ VERSION = 3
 
 # After so many images the cache is written: a check that is interrupted goes on from there.
 PART = 10_000
+_BLOCK = 1 << 20  # bytes
 
 Stamp = list[int]
 
@@ -39,8 +40,11 @@ def file_digest(path: str | Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(_BLOCK):  # hashlib.file_digest came with Python 3.11
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def stamps_digest(paths: Iterable[str]) -> str:

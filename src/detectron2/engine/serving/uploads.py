@@ -139,8 +139,8 @@ def _form(body: bytes, content_type: str) -> dict[str, Any]:
     def on_file(file: Any) -> None:
         file.file_object.seek(0)
         name = (file.field_name or b"").decode("utf-8", "replace")
+        # Not closed: it is in memory, and python-multipart below 0.0.33 would write to it again.
         fields.setdefault(name, file.file_object.read())
-        file.close()
 
     try:
         parser = create_form_parser(
