@@ -64,7 +64,29 @@ def build(request: dict[str, Any], weights: dict[str, Tensor]) -> Any:
     else:
         model = FasterRCNN(backbone, **options)
     model.load_state_dict(weights)
+    model.transform = transform_of(model.transform)
     return model.eval()
+
+
+def transform_of(before: Any) -> Any:
+    """torchvision's preparation of images, but to the size that is asked for, and antialiased.
+
+    It would round sizes otherwise than ours, and reduced photographs would look different.
+    """
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+    class Transform(GeneralizedRCNNTransform):
+        size = (0, 0)
+
+        def resize(self, image: Tensor, target: Any = None) -> tuple[Tensor, Any]:
+            if image.shape[1:] == self.size:
+                return image, target
+            resized = nn.functional.interpolate(
+                image[None], self.size, mode="bilinear", antialias=True
+            )
+            return resized[0], target
+
+    return Transform(before.min_size, before.max_size, before.image_mean, before.image_std)
 
 
 def anchors(request: dict[str, Any]) -> nn.Module:
@@ -106,7 +128,7 @@ def resident_bytes(field: str) -> int | None:
 @torch.no_grad()
 def run(model: Any, image: np.ndarray, size: tuple[int, int]) -> int:
     """Detect in an (H, W, 3) image that the network gets at `size`; the number of detections."""
-    model.transform.fixed_size = (size[1], size[0])  # torchvision would round otherwise than ours
+    model.transform.size = tuple(size)
     tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
     (found,) = model([tensor])
     if "masks" in found:
