@@ -40,7 +40,7 @@ from detectron2.modeling import build_model
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 # Without a file: the precision of `optimize_for_inference`, if it is applied.
 EAGER = {"eager": None, "fast": "fp32", "bf16": "bf16"}
-CHOICES = [*EAGER, *FORMATS, "openvino-int8"]
+CHOICES = [*EAGER, *FORMATS, "openvino-bf16", "openvino-int8"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -102,7 +102,8 @@ def export_all(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str
         if format in EAGER:
             files[name] = ("", 0.0)
             continue
-        path = folder / f"{name}{FORMATS[format].suffixes[0]}"
+        stem = name.removesuffix("-bf16")  # the same file, run in another precision
+        path = folder / f"{stem}{FORMATS[format].suffixes[0]}"
         if path.exists():
             files[name] = (str(path), 0.0)
             continue
@@ -140,7 +141,9 @@ WORKER_KEYS = ("config", "height", "width", "repeat", "threads", "clock")
 def measure(options: argparse.Namespace, name: str, path: str) -> dict[str, float]:
     """Milliseconds of the best call, and megabytes at the peak, in this process."""
     if name not in EAGER:
-        model: torch.nn.Module = load(path, threads=options.threads)
+        model: torch.nn.Module = load(
+            path, threads=options.threads, precision="bf16" if name.endswith("-bf16") else "fp32"
+        )
     else:
         model, precision = build(options), EAGER[name]
         model = model if precision is None else speed_up(model, precision)

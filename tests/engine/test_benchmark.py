@@ -12,6 +12,7 @@ from PIL import Image
 from detectron2 import model_zoo
 from detectron2.engine.benchmark import Benchmark, unlike
 from detectron2.engine.benchmark_command import BenchmarkOptions, run_benchmark
+from detectron2.engine.load_predictor import ModelSource, load_predictor
 from detectron2.engine.torchvision_peer import torchvision_weights
 from detectron2.engine.train_command import TrainOptions, run_evaluate
 from detectron2.modeling import build_model
@@ -205,5 +206,6 @@ def test_eval_computes_in_the_precision_that_is_asked_for(tmp_path, monkeypatch)
     assert torch.bfloat16 in used[0] and torch.float16 not in used[0]
     with pytest.raises(ValueError, match="precision is 'fp8'"):
         run_evaluate(replace(options, precision="fp8"))
-    with pytest.raises(ValueError, match="leave out --weights, --precision"):
-        run_evaluate(TrainOptions("model.onnx", precision="bf16"))
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match="cannot run in 'bf16': .*OpenVINO also in 'bf16'"):
+        load_predictor(ModelSource(str(tmp_path / "model.onnx"), precision="bf16"))

@@ -17,7 +17,9 @@ from detectron2.utils.logger import setup_logger
 __all__ = ["evaluate_exported", "loader_of"]
 
 
-def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu") -> dict[str, Any]:
+def evaluate_exported(
+    path: str, dataset: str, output: Path, device: str = "cpu", precision: str = "fp32"
+) -> dict[str, Any]:
     """Metrics of an exported model on a registered dataset, printed and returned.
 
     Args:
@@ -25,11 +27,12 @@ def evaluate_exported(path: str, dataset: str, output: Path, device: str = "cpu"
         dataset: name in the catalog.
         output: folder for the results.
         device: as the file's runtime names it.
+        precision: see `detectron2.export.load`.
     """
     from detectron2.export import load
 
     setup_logger(str(output))
-    exported = load(path, device)
+    exported = load(path, device, precision=precision)
     loader = loader_of(exported, dataset)
     results = inference_on_dataset(exported, loader, build_evaluator(dataset, str(output)))
     print_csv_format(results)

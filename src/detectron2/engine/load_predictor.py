@@ -82,18 +82,12 @@ def load_predictor(source: ModelSource) -> LoadedPredictor:
 def _exported(source: ModelSource) -> Any:
     from detectron2.export import load
 
-    if (
-        source.weights
-        or source.random_weights
-        or source.overrides
-        or source.slice_size
-        or source.precision != "fp32"
-    ):
+    if source.weights or source.random_weights or source.overrides or source.slice_size:
         raise ValueError(
             f"{source.config!r} is an exported model, which has its weights and settings inside: "
-            "leave out --weights, --random-weights, --precision, --slice and --set."
+            "leave out --weights, --random-weights, --slice and --set."
         )
-    return load(source.config, source.device or "cpu")
+    return load(source.config, source.device or "cpu", precision=source.precision)
 
 
 def _weights(source: ModelSource) -> str:

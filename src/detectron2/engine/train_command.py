@@ -132,10 +132,10 @@ def _evaluate(options: TrainOptions) -> dict[str, Any]:
 def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
     from detectron2.engine.evaluate_exported import evaluate_exported
 
-    if options.weights or options.overrides or options.precision != "fp32":
+    if options.weights or options.overrides:
         raise ValueError(
             f"{options.config!r} is an exported model, which has its weights and settings inside: "
-            "leave out --weights, --precision and --set."
+            "leave out --weights and --set."
         )
     if options.val_data is None:
         raise ValueError(
@@ -144,7 +144,9 @@ def _evaluate_exported(options: TrainOptions) -> dict[str, Any]:
         )
     _register(VAL_NAME, *options.val_data)
     output = options.output or Path("output")
-    return evaluate_exported(_named(options.config), VAL_NAME, output, options.device or "cpu")
+    return evaluate_exported(
+        _named(options.config), VAL_NAME, output, options.device or "cpu", options.precision
+    )
 
 
 def configure(
