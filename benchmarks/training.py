@@ -11,6 +11,7 @@ from disk, and says which share of its steps it waited for data.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import statistics
 import subprocess
@@ -211,6 +212,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[320, 416], help="height, width")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
+    subjects = [name for name in SUBJECTS if "compiled" not in name]
+    parser.add_argument("--subjects", choices=SUBJECTS, nargs="+", default=subjects)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the loader")
     parser.add_argument("--only", choices=SUBJECTS, help="two steps of one, print its peak memory")
     parser.add_argument("--profile", choices=SUBJECTS, help="operators of a step of one")
@@ -232,7 +235,7 @@ def main() -> None:
         status = Path("/proc/self/status").read_text()
         print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
         return None
-    steps = {name: make(arguments.batch, size) for name, make in SUBJECTS.items()}
+    steps = {name: SUBJECTS[name](arguments.batch, size) for name in arguments.subjects}
     for step in steps.values():
         step()  # kernels are compiled, memory is taken
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -245,7 +248,7 @@ def main() -> None:
             assert np.isfinite(sum(losses.values())), (name, losses)
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     print(f"{arguments.batch} images of {size[0]}x{size[1]}, median of {arguments.steps} steps")
-    reference = statistics.median(seconds["torchvision"])
+    reference = statistics.median(seconds.get("torchvision", [math.nan]))
     for name, values in seconds.items():
         median = statistics.median(values)
         print(

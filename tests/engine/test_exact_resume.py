@@ -119,6 +119,10 @@ def test_a_training_goes_on_exactly_however_often_it_is_killed(start, tmp_path, 
 def test_convention_a_signal_saves_and_exits_with_85(start, tmp_path, whole, number):
     process = start(wait_for_signal=10)
     wait_for(tmp_path / "run" / "waiting", process)
+    # A terminal, timeout and SLURM signal every process.
+    for loader in set((tmp_path / "run.loaders").read_text().split()):
+        os.kill(int(loader), number)
+    time.sleep(0.2)
     os.kill(process.pid, number)
     process.join()
     assert process.exitcode == EXIT_CODE == 85

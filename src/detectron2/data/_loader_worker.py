@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 
 import torch
@@ -17,17 +18,40 @@ def worker_init_reset_seed(worker_id: int) -> None:
     """Seed a data loading worker's generators from PyTorch's base seed and its own number."""
     initial_seed = torch.initial_seed() % 2**31
     seed_all_rng(initial_seed + worker_id)
+    _leave_signals_to_parent()
     _end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """Let a worker of a fork server end when the program that uses it is killed.
+def _leave_signals_to_parent() -> None:
+    """Let a worker go on when a signal comes that asks the whole program to end.
 
-    PyTorch looks at the parent's process id, which is that of the fork server: its workers stayed
-    for ever. From Python 3.14 on they are started in that way on Linux.
+    A terminal, ``timeout``, SLURM and containers signal every process. A trainer then finishes its
+    step, for which it may need a batch, and ends its workers itself.
     """
     user = multiprocessing.parent_process()
-    if user is None or user.pid == os.getppid():
+    if user is None or not hasattr(signal, "sigwaitinfo"):  # a Mac tells no sender
+        return
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        while True:
+            received = signal.sigwaitinfo(signals)
+            if received.si_signo == signal.SIGTERM and received.si_pid == user.pid:
+                os._exit(0)  # Process.terminate()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when the program that uses it is killed.
+
+    PyTorch looks at the parent's process id every five seconds while it waits for work. Of a worker
+    of a fork server that is the server, and its workers stayed for ever; from Python 3.14 on they
+    are started in that way on Linux.
+    """
+    user = multiprocessing.parent_process()
+    if user is None:
         return
 
     def wait() -> None:
