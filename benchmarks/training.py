@@ -11,6 +11,7 @@ from disk, and says which share of its steps it waited for data.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import platform
 import statistics
@@ -167,6 +168,7 @@ def data_wait(arguments: argparse.Namespace, workers: int) -> float:
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.engine import DefaultTrainer
 
+    logging.disable(logging.INFO)
     name = f"photographs_{workers}"
     with tempfile.TemporaryDirectory() as folder:
         records = write_photographs(Path(folder))

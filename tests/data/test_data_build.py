@@ -1,7 +1,10 @@
 import copy
 import itertools
 import logging
+import os
 import pickle
+import signal
+import subprocess
 import uuid
 
 import numpy as np
@@ -385,6 +388,25 @@ def test_a_sampler_can_be_added_to_the_table(cfg, monkeypatch):
     cfg.DATALOADER.SAMPLER_TRAIN = "Mine"
     loader = build_detection_train_loader(cfg, mapper=lambda r: r)
     assert ids(next(iter(loader))) == [0, 2]  # the first two portraits
+
+
+class Signals(Dataset):
+    """Each sample is asked for after the worker got the signals that end a whole program."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            # By another process: the worker's own end is a SIGTERM of the trainer.
+            subprocess.run(["kill", f"-{int(number)}", str(os.getpid())], check=True)
+        return {"image": index}
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system names no sender")
+def test_workers_go_on_when_every_process_gets_a_signal():
+    loader = build_detection_test_loader(Signals(), mapper=None, num_workers=1)
+    assert [sample["image"] for (sample,) in loader] == [0, 1, 2, 3]
 
 
 def test_a_test_loader_from_a_config(cfg):

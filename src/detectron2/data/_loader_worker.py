@@ -11,13 +11,18 @@ import torch
 
 from detectron2.utils.env import seed_all_rng
 
-__all__ = ["worker_init_reset_seed"]
+__all__ = ["follow_parent", "worker_init_reset_seed"]
 
 
 def worker_init_reset_seed(worker_id: int) -> None:
     """Seed a data loading worker's generators from PyTorch's base seed and its own number."""
     initial_seed = torch.initial_seed() % 2**31
     seed_all_rng(initial_seed + worker_id)
+    follow_parent(worker_id)
+
+
+def follow_parent(_: int) -> None:
+    """Let a data loading worker end with the program that uses it, neither before nor after."""
     _leave_signals_to_parent()
     _end_with_parent()
 

@@ -20,7 +20,7 @@ from torch.utils.data.sampler import Sampler
 
 from detectron2.config import configurable
 from detectron2.data._class_histogram import print_instances_class_histogram
-from detectron2.data._loader_worker import worker_init_reset_seed
+from detectron2.data._loader_worker import follow_parent, worker_init_reset_seed
 from detectron2.data._loaders_from_config import test_loader_arguments, train_loader_arguments
 from detectron2.data._record_selection import (
     filter_images_with_few_keypoints,
@@ -358,6 +358,7 @@ def build_detection_test_loader(
         sampler=sampler,
         drop_last=False,
         num_workers=num_workers,
+        worker_init_fn=follow_parent,
         collate_fn=trivial_batch_collator if collate_fn is None else collate_fn,
     )
 

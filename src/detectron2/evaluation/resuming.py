@@ -72,6 +72,7 @@ def _without_loading(data_loader: Any, finished: Any) -> DataLoader[Any] | None:
         batch_sampler=left,
         num_workers=data_loader.num_workers,
         collate_fn=data_loader.collate_fn,
+        worker_init_fn=data_loader.worker_init_fn,
     )
 
 
