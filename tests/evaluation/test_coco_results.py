@@ -1,3 +1,4 @@
+import gc
 import pickle
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.evaluation.coco_results import CocoResults, encode_masks
+from detectron2.evaluation.coco_results import CocoResults, encode_masks, no_garbage_collection
 from detectron2.structures import Boxes, Instances
 
 
@@ -130,3 +131,14 @@ class TestInstances:
         instances.remove("pred_masks_rle")
         instances.pred_masks = torch.from_numpy(masks[:2])
         assert first == instances_to_coco_json(instances, 1)
+
+
+def test_the_last_thread_to_leave_lets_the_garbage_collector_go_on():
+    first, second = no_garbage_collection(), no_garbage_collection()
+    assert gc.isenabled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not gc.isenabled()
+    second.__exit__(None, None, None)
+    assert gc.isenabled()

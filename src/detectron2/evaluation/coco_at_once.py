@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from detectron2.evaluation.coco_results import CocoResults
+from detectron2.evaluation.coco_results import CocoResults, no_garbage_collection
 from detectron2.evaluation.result_stream import ResultStream
 
 __all__ = [
@@ -47,31 +48,23 @@ def match_at_once(
     return evaluation
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Loaded:
-    """Detections with everything that any task reads.
+    """Detections in hotcoco.
 
-    coco: hotcoco.COCO of `results`, with the areas of `task`.
+    Reading run lengths takes as long as scoring boxes, and is done meanwhile.
     """
 
-    results: CocoResults
-    coco: Any
-    task: str = "bbox"
+    boxes: Any
+    masks: Future[Any] | None
 
     def for_task(self, task: str) -> Any:
-        """The COCO object, with the area of the boxes or of the masks in each detection."""
-        if task != self.task:
-            boxes = self.results.boxes
-            areas = boxes[:, 2] * boxes[:, 3] if task == "bbox" else self._mask_areas()
-            # loadRes numbers detections from 1.
-            self.coco.update_anns(ids=np.arange(1, len(areas) + 1), area=areas)
-            self.task = task
-        return self.coco
-
-    def _mask_areas(self) -> np.ndarray:
-        if self.results.mask_areas is None:
+        """The hotcoco.COCO with the areas that count for the task: of the boxes or the masks."""
+        if task == "bbox":
+            return self.boxes
+        if self.masks is None:
             raise ValueError("There are no masks among the predictions to evaluate 'segm' with.")
-        return self.results.mask_areas
+        return self.masks.result()
 
 
 def _load(coco_gt: Any, results: ResultStream, image_ids: Iterable[int]) -> _Loaded:
@@ -81,8 +74,21 @@ def _load(coco_gt: Any, results: ResultStream, image_ids: Iterable[int]) -> _Loa
     chosen = of_known_categories(part, coco_gt)
     report_unknown_categories(len(part) - len(chosen))
     rows = batch_rows(chosen, chosen.boxes)
-    masks = None if chosen.mask_counts is None else chosen.masks()
-    return _Loaded(chosen, coco_gt.loadRes(rows, segmentation=masks))
+    boxes = coco_gt.loadRes(rows)
+    if chosen.mask_counts is None:
+        return _Loaded(boxes, None)
+    pool = ThreadPoolExecutor(1)
+    masks = pool.submit(_with_masks, coco_gt, chosen, rows)
+    pool.shutdown(wait=False)
+    return _Loaded(boxes, masks)
+
+
+def _with_masks(coco_gt: Any, results: CocoResults, rows: np.ndarray) -> Any:
+    with no_garbage_collection():
+        loaded = coco_gt.loadRes(rows, segmentation=results.masks())
+    # loadRes numbers detections from 1.
+    loaded.update_anns(ids=np.arange(1, len(results) + 1), area=results.mask_areas)
+    return loaded
 
 
 def batch_rows(results: CocoResults, boxes: np.ndarray) -> np.ndarray:
