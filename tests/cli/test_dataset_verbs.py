@@ -72,6 +72,10 @@ def test_sample(data, tmp_path):
     assert {split: len(read()) for split, read in found.splits.items()} == {"train": 2, "val": 2}
 
 
+def test_a_sample_of_a_small_dataset_is_half_of_it(data, tmp_path):
+    assert "6 images" in run("sample", data, tmp_path / "out")
+
+
 def test_stats_write_one_page_that_needs_nothing_else(data, tmp_path):
     page = tmp_path / "stats.html"
     said = run("stats", data, "--output", page, "--pictures", 2)
