@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -109,6 +110,9 @@ def test_the_report_says_what_each_task_lost():
     assert json.loads(report(float("nan")).to_json())["metrics"]["bbox"]["AP"] == [40.0, None]
     assert "fine-tune with TRAINING.QUANTIZATION" in report(39.0).lines()[-1]
     assert Int8Report(4, 9, 0.97, 4, 1, 30.0, 10.0).lost == {}
+    assert report(float("nan")).lost["bbox AP"] == 40.0
+    nothing = dataclasses.replace(found, metrics={"bbox": {"AP": (float("nan"), float("nan"))}})
+    assert nothing.lost == {} and nothing.most_lost == 0
 
 
 def test_more_stays_float_until_little_is_lost_and_the_best_attempt_is_kept(tmp_path, monkeypatch):

@@ -57,11 +57,15 @@ class Int8Report:
 
     @property
     def lost(self) -> dict[str, float]:
-        """Points of the first metric ("AP" of "bbox") that each task lost."""
+        """Points of the first metric ("AP" of "bbox") that each task lost.
+
+        A model without detections has no metric, so nothing to lose; a file without has lost all.
+        """
         return {
-            f"{task} {name}": before - after
+            f"{task} {name}": before if math.isnan(after) else before - after
             for task, values in (self.metrics or {}).items()
             for name, (before, after) in list(values.items())[:1]
+            if not math.isnan(before)
         }
 
     @property
