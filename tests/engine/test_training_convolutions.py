@@ -57,6 +57,8 @@ def test_fast_convolutions_have_the_numbers_of_direct_ones(kind):
     assert list(fast.state_dict()) == list(model.state_dict())
     for actual, expected in zip(numbers_of(fast, images), numbers_of(model, images), strict=True):
         assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+    for parameter in fast.parameters():  # what DistributedDataParallel wants
+        assert parameter.grad.stride() == parameter.stride()
     frozen = fast.requires_grad_(False)
     out = model(images)
     assert (frozen(images) - out).abs().max() < 1e-4 * out.abs().max()

@@ -79,14 +79,23 @@ class _FusedConvolution(torch.autograd.Function):
         folded = _scaled(weight, scale)
         backward = _GRADIENTS[window.kind]
         d_input, d_weight = backward(gradient, x, folded, window, of_input, of_weight)
-        if d_weight is not None and scale is not None:
-            d_weight = d_weight * scale.view(-1, 1, 1, 1)
+        if d_weight is not None:
+            d_weight = _laid_out_like(weight, _scaled(d_weight, scale))
         d_offset = gradient.sum((0, 2, 3)) if of_offset else None
         return d_input, d_weight, None, d_offset, gradient if of_add else None, None
 
 
 def _scaled(weight: Tensor, scale: Tensor | None) -> Tensor:
     return weight if scale is None else weight * scale.view(-1, 1, 1, 1)
+
+
+def _laid_out_like(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with the strides of the weight, as DistributedDataParallel wants it."""
+    if gradient.stride() == weight.stride():
+        return gradient
+    if weight.is_contiguous() and gradient.is_contiguous():  # they differ where a side is 1
+        return gradient.as_strided(weight.shape, weight.stride())
+    return torch.empty_like(weight).copy_(gradient)
 
 
 def _by_winograd(
