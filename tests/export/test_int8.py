@@ -8,7 +8,7 @@ from small_models import picture, small_model
 from support import FORMATS
 from torch import nn
 
-from detectron2.export import ProofError, _pt2, export, int8, load
+from detectron2.export import ProofError, _executorch, _pt2, export, int8, load
 from detectron2.export.batched import BatchedModel
 from detectron2.export.calibration import Batches, evenly_chosen
 from detectron2.export.info import ExportInfo
@@ -179,6 +179,40 @@ def test_layers_of_parts_become_integers_and_last_layers_do_not(sizes, tmp_path)
     assert 0 < error < 0.05
     kept = ("backbone",)
     assert _pt2.write_int8_pt2(batched, info, tmp_path / "f.pt2", False, images, kept) == 0
+
+
+class SharedLayers(nn.Module):
+    """A pyramid of two levels that go through the same layer, as heads do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.tower = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        fine = self.first(x).relu()
+        coarse = self.tower(nn.functional.max_pool2d(fine, 2)).relu()
+        return nn.functional.interpolate(coarse, scale_factor=2.0) + 2 * self.tower(fine).relu()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what ExecuTorch imports
+def test_layers_that_run_once_for_each_level_become_integers_in_executorch(tmp_path):
+    pytest.importorskip("executorch", reason=".pte files are written by it")
+    torch.manual_seed(0)
+    model = Layers()
+    model.backbone = SharedLayers()
+    batched = LayersBatch(model.eval()).eval()
+    info = ExportInfo("executorch", "Layers", ["sem_seg"], image_size=[64, 96], batch=1)
+    images = [picture(64, 96, seed) for seed in range(3)]
+    path = tmp_path / "m.pte"
+    assert _executorch.write_int8_executorch(batched, info, path, images, ()) == 3
+    (inputs,) = Batches(info, images[:1])
+    (found,) = load(path).runtime(*(each.numpy() for each in inputs))
+    with torch.no_grad():
+        (expected,) = batched(*inputs)
+    error = (torch.from_numpy(found) - expected).abs().mean() / expected.abs().mean()
+    assert 0 < error < 0.05
 
 
 # ---- small models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 from collections.abc import Collection, Iterable
@@ -69,12 +70,16 @@ def quantized_graph(
 
 
 def xnnpack_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
-    """What XNNPACK computes in integers: layers, and sums between layers."""
+    """What XNNPACK computes in integers: layers, and sums between layers.
+
+    Every layer of the graph gets weights of its own.
+    """
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
 
+    _copy_shared_weights(graph)
     quantizer = XNNPACKQuantizer()
     config = get_symmetric_quantization_config(is_per_channel=True)
     for operation in (_CONV, _LINEAR, _ADD):
@@ -124,6 +129,28 @@ def integer_layers(graph: GraphModule) -> int:
         node.target in (_CONV, _LINEAR, _DECONV) and "dequantize" in str(node.args[1])
         for node in graph.graph.nodes
     )
+
+
+def _copy_shared_weights(graph: GraphModule) -> None:
+    """Copy weights that several layers share, as heads do that run once for each level.
+
+    ExecuTorch 1.5 cannot load a file in which quantized layers of several XNNPACK networks share
+    a constant.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target not in (_CONV, _LINEAR):
+            continue
+        for weight in node.args[1:3]:
+            if isinstance(weight, Node) and weight.op == "get_attr" and len(weight.users) > 1:
+                name = f"{node.name}_{weight.name}"
+                value = functools.reduce(getattr, str(weight.target).split("."), graph)
+                copied = torch.nn.Parameter(value.detach().clone(), requires_grad=False)
+                graph.register_parameter(name, copied)
+                with graph.graph.inserting_before(node):
+                    own = graph.graph.get_attr(name)
+                own.meta = dict(weight.meta)
+                node.replace_input_with(weight, own)
+    graph.recompile()
 
 
 def _path(node: Node) -> str:
