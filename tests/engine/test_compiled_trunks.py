@@ -38,7 +38,8 @@ class Model(torch.nn.Module):
 def step(backbone, images):
     backbone.zero_grad()
     out = backbone(images)
-    sum(feature.abs().mean() for feature in out.values()).backward()
+    # Linear, as a kink would turn the rounding of an output into another gradient.
+    sum((f * torch.linspace(-1, 1, f.numel()).view_as(f)).mean() for f in out.values()).backward()
     gradients = {n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}
     return {**out, **gradients}
 
@@ -64,11 +65,12 @@ def test_trunks_of_the_zoo_compile_without_a_graph_break(name):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on a CPU")
 def test_a_trunk_compiled_by_inductor_has_the_same_maps_and_gradients():
-    backbone = trunk_of("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml")
-    images = torch.rand(2, 3, 64, 96)
+    # Batch statistics of few cells magnify rounding, so these numbers are long.
+    backbone = trunk_of("Quickstart/mask_rcnn_R_50_narrow_FPN.yaml").double()
+    images = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     expected = step(copy.deepcopy(backbone), images)
     compile_backbone(Model(backbone), "inductor")
     for name, actual in step(backbone, images).items():
         wanted = expected[name]
-        assert (actual - wanted).abs().max() <= 1e-3 * wanted.abs().max() + 1e-7, name
+        assert (actual - wanted).abs().max() <= 1e-6 * wanted.abs().max() + 1e-12, name
     assert not counters["graph_break"] and counters["inductor"]
