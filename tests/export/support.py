@@ -34,6 +34,7 @@ TESTED = {
         "FCOS",
     ),
     "executorch": (
+        "Faster R-CNN FPN",
         "Mask R-CNN FPN",
         "Mask R-CNN C4",
         "Cascade Mask R-CNN",
