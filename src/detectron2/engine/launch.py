@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 
 from detectron2.engine._interruption import EXIT_CODE, signals_go_on
 from detectron2.engine._slurm import SlurmPlace, slurm_place
+from detectron2.engine._torchrun import join_this_start
 from detectron2.utils import comm
 
 __all__ = ["DEFAULT_TIMEOUT", "launch"]
@@ -177,26 +178,8 @@ def _run_under_torchrun(
     main_func: Callable[..., Any], args: Sequence[Any], timeout: timedelta
 ) -> None:
     _choose_gpu(int(os.environ["LOCAL_RANK"]))
-    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
-    if local_size == int(os.environ["WORLD_SIZE"]):
-        _join_this_start(timeout)
-    else:
-        dist.init_process_group(backend=_backend(), timeout=timeout)
-    _run_in_group(main_func, args, local_size)
-
-
-def _join_this_start(timeout: timedelta) -> None:
-    """Meet the other processes of one machine after this restart, not what an earlier start left.
-
-    torchrun keeps one store over its restarts: a process may read in it where another one
-    listened that was killed, and fail to connect. Between machines the counts of restarts differ.
-    """
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
-    store.set_timeout(timeout)
-    start = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-    dist.init_process_group(
-        backend=_backend(), store=start, rank=rank, world_size=size, timeout=timeout
-    )
+    join_this_start(_backend(), timeout)
+    _run_in_group(main_func, args, int(os.environ["LOCAL_WORLD_SIZE"]))
 
 
 def _run_under_slurm(
