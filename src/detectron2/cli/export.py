@@ -27,6 +27,21 @@ class ExportFormat(str, Enum):
     triton_repo = "triton-repo"
 
 
+Int8Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Dataset, folder or glob for 8-bit integers; for openvino, pt2 and executorch.",
+        metavar="DATA",
+    ),
+]
+EvalDataset = Annotated[
+    str | None,
+    typer.Option(
+        "--eval", help="Registered dataset to evaluate model and file on.", metavar="DATASET"
+    ),
+]
+
+
 def export(
     model: Annotated[str, typer.Argument(help="Zoo name, YAML file or LazyConfig .py file.")],
     format: Annotated[ExportFormat, typer.Option(help="Format of the file.")],
@@ -54,19 +69,8 @@ def export(
         typer.Option(help="Height and width that images are padded to; any without it."),
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 17,
-    int8: Annotated[
-        str | None,
-        typer.Option(
-            help="Dataset, folder or glob for 8-bit integers; for openvino, pt2 and executorch.",
-            metavar="DATA",
-        ),
-    ] = None,
-    eval_dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--eval", help="Registered dataset to evaluate model and file on.", metavar="DATASET"
-        ),
-    ] = None,
+    int8: Int8Data = None,
+    eval_dataset: EvalDataset = None,
     val_data: Annotated[
         tuple[Path, Path] | None,
         typer.Option(help="COCO JSON file and image folder to evaluate model and file on."),

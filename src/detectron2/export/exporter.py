@@ -100,24 +100,31 @@ def export(
     described: dict[str, Any] = {}
     if not isinstance(model, nn.Module):
         model, described = _from_config(model)
+    batched, info = _form_of(model, format, preprocess, postprocess)
+    _fix_sizes(info, batched, batch, image_size)
     given = {
         "shortest_edge": shortest_edge,
         "longest_edge": longest_edge,
         "input_format": input_format,
         "classes": None if classes is None else dict(classes),
     }
-    described.update({name: value for name, value in given.items() if value is not None})
-    batched, info = _form_of(model, format, preprocess, postprocess)
-    _fix_sizes(info, batched, batch, image_size)
-    for name, value in described.items():
-        setattr(info, name, value)
-    # As the file will say it: colours that are tuples here are lists there.
-    info = ExportInfo.from_json(info.to_json(), str(output))
+    info = _described(info, described, given, output)
     described_file = ExportedModel(output, info, None)
     evaluation = None if dataset is None else Evaluation(model, described_file, dataset)
     return _write_and_prove(
         model, batched, described_file, images, Settings(opset, compile), int8, evaluation
     )
+
+
+def _described(
+    info: ExportInfo, by_config: Mapping[str, Any], given: Mapping[str, Any], path: Path
+) -> ExportInfo:
+    """With what the config says and, before it, what the caller does."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in {**by_config, **chosen}.items():
+        setattr(info, name, value)
+    # As the file will say it: colours that are tuples here are lists there.
+    return ExportInfo.from_json(info.to_json(), str(path))
 
 
 def _form_of(
