@@ -1,5 +1,6 @@
 """Processes that torchrun started together find each other, whatever earlier starts have left."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -11,16 +12,20 @@ from detectron2.engine._torchrun import name_of_this_start
 SOON = timedelta(seconds=0.3)
 
 
-def names(store, size):
-    with ThreadPoolExecutor(size) as pool:
-        wait = timedelta(seconds=20)
-        ranks = reversed(range(size))  # those who ask come first
-        return list(pool.map(lambda rank: name_of_this_start(store, rank, size, wait), ranks))
+def names(store, ranks):
+    """What the processes are told, who come one after the other."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        told = []
+        for rank in ranks:
+            wait = timedelta(seconds=10)
+            told.append(pool.submit(name_of_this_start, store, rank, len(ranks), wait))
+            time.sleep(0.1)
+        return [each.result() for each in told]
 
 
 def test_a_start_has_one_name_that_no_earlier_one_had():
     store = dist.HashStore()
-    starts = [names(store, 3), names(store, 3), names(store, 2), names(store, 1)]
+    starts = [names(store, ranks) for ranks in ([0, 1, 2], [2, 1, 0], [1, 0], [0])]
     assert all(len(set(start)) == 1 for start in starts)
     assert len({start[0] for start in starts}) == len(starts)
 
@@ -30,7 +35,7 @@ def test_questions_of_processes_that_were_killed_do_no_harm():
     for rank in (1, 2):
         with pytest.raises(RuntimeError, match=r"Rank 0 has not come within 0:00:00\.3"):
             name_of_this_start(store, rank, 3, SOON)
-    assert len(set(names(store, 3))) == 1
+    assert len(set(names(store, [0, 1, 2]))) == 1
 
 
 def test_processes_that_do_not_come_are_named():
