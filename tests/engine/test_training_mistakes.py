@@ -14,7 +14,7 @@ from detectron2.config import LazyConfig
 from detectron2.engine import DefaultTrainer
 from detectron2.engine._step_guard import StepGuard
 from detectron2.engine._trainer_base import NotFiniteError
-from detectron2.engine.bad_batch import replay
+from detectron2.engine.replay_batch import replay
 from detectron2.engine.train_command import TrainOptions, run_train
 
 

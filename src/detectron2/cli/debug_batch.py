@@ -18,7 +18,7 @@ def debug_batch(
     ] = None,
 ) -> None:
     """Repeat a training step that went wrong: losses, boxes, the first bad tensor."""
-    from detectron2.engine.bad_batch import replay
+    from detectron2.engine.replay_batch import replay
 
     if not file.is_file():
         raise FileNotFoundError(f"{str(file)!r} does not exist.")

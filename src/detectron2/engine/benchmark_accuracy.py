@@ -16,7 +16,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.evaluation.default_evaluators import build_evaluator
 
 if TYPE_CHECKING:
-    from detectron2.engine.benchmark_command import BenchmarkOptions
+    from detectron2.engine.benchmark_options import BenchmarkOptions
 
 __all__ = ["Accuracy", "accuracy_of", "accuracy_table"]
 

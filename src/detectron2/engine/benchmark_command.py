@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.data.image_inputs import find_images
 from detectron2.engine.benchmark import Benchmark, describe_machine, unlike
 from detectron2.engine.benchmark_accuracy import accuracy_of, accuracy_table
+from detectron2.engine.benchmark_options import BenchmarkOptions
 from detectron2.engine.benchmark_peers import PEERS, VARIANTS, entrants
 from detectron2.engine.exported_files import is_exported
 from detectron2.engine.train_command import best_device
@@ -21,27 +20,6 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.files import atomic_write_text
 
 __all__ = ["BenchmarkOptions", "run_benchmark"]
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """Options of `detectron2 benchmark`; see its help."""
-
-    config: str
-    images: list[str]
-    weights: str | None = None
-    random_weights: bool = False
-    variants: list[str] = field(default_factory=lambda: ["plain", "fp32"])
-    compare: list[str] = field(default_factory=list)
-    compare_python: str | None = None
-    accuracy: bool = False
-    val_data: tuple[Path, Path] | None = None
-    repeats: int = 3
-    max_images: int = 8
-    threads: int | None = None
-    device: str | None = None
-    json_file: Path | None = None
-    overrides: list[str] = field(default_factory=list)
 
 
 def run_benchmark(options: BenchmarkOptions) -> list[Benchmark]:

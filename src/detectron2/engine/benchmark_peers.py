@@ -20,7 +20,7 @@ from detectron2.engine.inference import undo_speed_up
 from detectron2.engine.train_command import best_device, published_weights
 
 if TYPE_CHECKING:
-    from detectron2.engine.benchmark_command import BenchmarkOptions
+    from detectron2.engine.benchmark_options import BenchmarkOptions
 
 __all__ = ["PEERS", "VARIANTS", "entrants", "predictor_of"]
 

@@ -17,6 +17,7 @@ from detectron2.evaluation.coco_at_once import (
     report_unknown_categories,
     report_unknown_images,
 )
+from detectron2.evaluation.coco_loading import load_results
 from detectron2.evaluation.coco_results import CocoResults, no_garbage_collection
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.evaluation.result_stream import ResultStream
@@ -63,8 +64,6 @@ class StreamedCOCOeval(COCOeval_opt):
 
     def in_memory(self) -> COCOeval_opt:
         """The evaluation of all detections at once, for what needs every match at hand."""
-        from detectron2.evaluation.coco_task import load_results
-
         if self._whole is None:
             detections = load_results(self.cocoGt, self._results, self.params.iouType)
             self._whole = COCOeval_opt(self.cocoGt, detections, self.params.iouType)

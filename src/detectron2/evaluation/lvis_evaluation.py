@@ -25,9 +25,9 @@ from detectron2.evaluation.coco_conversion import (
     without_non_finite,
 )
 from detectron2.evaluation.coco_dataset import load_ground_truth
+from detectron2.evaluation.coco_loading import load_results
 from detectron2.evaluation.coco_results import CocoResults
 from detectron2.evaluation.coco_stream import match_in_chunks
-from detectron2.evaluation.coco_task import load_results
 from detectron2.evaluation.detection_limits import (
     NO_LIMIT,
     best_of_each_category,

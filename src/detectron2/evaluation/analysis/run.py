@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from detectron2.evaluation.coco_dataset import NO_IMAGE, load_ground_truth
+from detectron2.evaluation.coco_loading import load_results
 from detectron2.evaluation.coco_results import CocoResults
-from detectron2.evaluation.coco_task import load_results
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.evaluation.result_stream import ResultStream
 
