@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config.training_defaults import TRAINING
 from detectron2.engine._prepare_model import prepare_model
-from detectron2.engine.integer_training import round_to_integers
+from detectron2.engine.integer_training import LearntRanges, learnt_ranges, round_to_integers
+from detectron2.export.learnt_ranges import ranges_in
 from detectron2.layers import Conv2d
 
 
@@ -87,3 +89,33 @@ def test_the_switch_of_the_trainer_rounds_and_says_if_there_is_nothing_to_round(
     assert not hasattr(model.cls_score, "rounded_input")
     with pytest.raises(ValueError, match="TRAINING.QUANTIZATION is enabled, but Linear has no"):
         round_to_integers(nn.Linear(2, 2))
+
+
+def test_learnt_ranges_are_saved_and_go_on_where_they_were():
+    model, x = small(), torch.rand(2, 3, 8, 8) * 3 - 1
+    assert learnt_ranges(model) == {}
+    round_to_integers(model)
+    saver = learnt_ranges(model)["integer_ranges"]
+    assert saver.state_dict() == {}  # nothing is known yet
+    model.train()(x)
+    state = saver.state_dict()
+    assert list(state) == ["backbone.0", "backbone.1", "box_head"]
+    assert state["backbone.0"].tolist() == [float(x.min()), float(x.max())]
+    other = small()
+    round_to_integers(other)
+    LearntRanges(nn.ModuleDict({"module": other})).load_state_dict(state)
+    first, theirs = model.backbone[0].eval(), other.backbone[0].eval()
+    assert torch.equal(first.rounded_input(x), theirs.rounded_input(x))
+
+
+def test_a_checkpoint_of_the_trainer_holds_the_ranges_beside_the_weights(tmp_path):
+    model = small()
+    round_to_integers(model)
+    model.train()(torch.rand(2, 3, 8, 8))
+    DetectionCheckpointer(model, str(tmp_path), **learnt_ranges(model)).save("tuned")
+    plain = small()
+    saved = DetectionCheckpointer(plain).load(str(tmp_path / "tuned.pth"))
+    ranges = ranges_in(saved)
+    head = model.box_head
+    assert ranges["box_head"] == (float(head.input_low), float(head.input_high))
+    assert torch.equal(plain.box_head.weight, model.box_head.weight)

@@ -35,6 +35,7 @@ class DefaultPredictor:
         cfg: the config.
         model: in evaluation mode.
         metadata: of the first test dataset, with class names.
+        saved: what else the file of the weights holds, such as "iteration".
         load_report: which tensors the weights had; None if there were no weights.
         aug: resizes an image for the model.
         input_format: ``"BGR"`` or ``"RGB"``, the order in which the model takes channels;
@@ -63,7 +64,7 @@ class DefaultPredictor:
         if recipe.metadata_name is not None:
             self.metadata = MetadataCatalog.get(recipe.metadata_name)
         checkpointer = DetectionCheckpointer(self.model)
-        checkpointer.load(recipe.weights)
+        self.saved = checkpointer.load(recipe.weights)
         self.load_report = checkpointer.report
         self.aug = recipe.test_augmentation()
         self.input_format = recipe.input_format()

@@ -44,6 +44,7 @@ from detectron2.engine._sharded_checkpointer import ShardedCheckpointer, wants_s
 from detectron2.engine._test_dataset import test_dataset
 from detectron2.engine._trainer_base import PassOnAfterBackward
 from detectron2.engine.config_source import resolve_config
+from detectron2.engine.integer_training import learnt_ranges
 from detectron2.engine.sharding import gathered, shard_model
 from detectron2.engine.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
 from detectron2.layers._fvcore_nn import get_bn_modules
@@ -108,6 +109,7 @@ class DefaultTrainer(TrainerBase):
             model,
             recipe.output_dir,
             trainer=weakref.proxy(self),
+            **learnt_ranges(model),
         )
         self.checkpointer.in_background = recipe.training["BACKGROUND_CHECKPOINTS"] and not sharded
         self.start_iter = 0

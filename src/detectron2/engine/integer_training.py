@@ -8,6 +8,7 @@ shapes in checkpoints stay those of the float model.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from detectron2.layers import Conv2d
 
-__all__ = ["round_to_integers"]
+__all__ = ["LearntRanges", "learnt_ranges", "round_to_integers"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,16 @@ class _Rounding(nn.Module):
         zero = torch.zeros(1, dtype=torch.int32, device=device)
         self.register_buffer("input_zero", zero, persistent=False)
         self.register_buffer("one", torch.ones(1, dtype=torch.int64, device=device), False)
+
+    def set_range(self: Any, lowest: float, highest: float) -> None:
+        """Let inputs be rounded to 256 steps of this range."""
+        from detectron2.export.learnt_ranges import scale_and_zero_point
+
+        scale, zero = scale_and_zero_point(lowest, highest)
+        self.input_low.fill_(lowest)
+        self.input_high.fill_(highest)
+        self.input_scale.fill_(scale)
+        self.input_zero.fill_(zero)
 
     def rounded_input(self: Any, x: Tensor) -> Tensor:
         """The input in 256 steps of its range, a moving average over training batches."""
@@ -124,3 +135,38 @@ def round_to_integers(model: nn.Module) -> int:
         )
     logger.info("%d layers round to 8 bits while they train.", count)
     return count
+
+
+class LearntRanges:
+    """Ranges of the inputs of rounded layers, which checkpoints hold beside the weights.
+
+    An export with 8-bit integers uses them, and a training that goes on begins with them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """(2,) float32 lowest and highest input by the path of the layer."""
+        return {
+            name: torch.cat([layer.input_low, layer.input_high]).cpu()
+            for name, layer in self._layers()
+            if torch.isfinite(layer.input_low).all()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the ranges of the layers that are in `state`."""
+        for name, layer in self._layers():
+            if name in state:
+                layer.set_range(*state[name].tolist())
+
+    def _layers(self) -> Iterator[tuple[str, Any]]:
+        for name, module in self.model.named_modules():
+            if isinstance(module, _Rounding):
+                yield name.removeprefix("module."), module  # of DistributedDataParallel
+
+
+def learnt_ranges(model: nn.Module) -> dict[str, LearntRanges]:
+    """What a checkpointer saves besides, by name; nothing if no layer rounds."""
+    ranges = LearntRanges(model)
+    return {"integer_ranges": ranges} if any(True for _ in ranges._layers()) else {}

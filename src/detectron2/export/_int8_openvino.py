@@ -12,19 +12,28 @@ import numpy as np
 
 from detectron2.export.calibration import Batches, stays_float
 from detectron2.export.info import ExportInfo
+from detectron2.export.learnt_ranges import LEVELS, Ranges, layer_called, scale_and_zero_point
 from detectron2.export.runtimes.openvino import INFO_NAME, INPUTS
 
 __all__ = ["quantize_openvino", "require_nncf"]
 
 
+_LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+
+
 def quantize_openvino(
-    path: Path, info: ExportInfo, images: Sequence[np.ndarray], float_parts: Collection[str] = ()
+    path: Path,
+    info: ExportInfo,
+    images: Sequence[np.ndarray],
+    float_parts: Collection[str] = (),
+    ranges: Ranges | None = None,
 ) -> int:
     """Replace an OpenVINO file by one whose convolutions and products are of 8-bit integers.
 
     Args:
         images: (H, W, 3) uint8 BGR images to calibrate on; those of the training set are best.
         float_parts: see `stays_float`.
+        ranges: of inputs of layers, learnt in training; the images decide about others.
 
     Returns:
         the number of layers that became integers.
@@ -48,6 +57,7 @@ def quantize_openvino(
             names=[name for name in names if stays_float(name, float_parts)], validate=False
         ),
     )
+    _take_ranges(quantized, ranges or {})
     quantized.set_rt_info(info.to_json(), INFO_NAME)
     # The old files are mapped into memory while the model lives.
     files = [path, path.with_suffix(".bin")]
@@ -59,11 +69,47 @@ def quantize_openvino(
     return _integer_layers(openvino.Core().read_model(str(path)))
 
 
+# What leaves the range of numbers between their rounding and a layer as it is.
+_PASSED = ("MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _take_ranges(model: Any, ranges: Ranges) -> int:
+    """Round inputs of layers in the ranges that were learnt, and return how many do.
+
+    Inputs that several layers share are rounded in a range that holds those of all.
+    """
+    wanted: dict[str, tuple[Any, list[tuple[float, float]]]] = {}
+    for op in model.get_ordered_ops():
+        if op.get_type_name() in _LAYERS:
+            layer = layer_called(op.get_friendly_name(), ranges)
+            source = op.input_value(0).get_node()
+            while source.get_type_name() in _PASSED:
+                source = source.input_value(0).get_node()
+            if layer is not None and source.get_type_name() == "FakeQuantize":
+                _, found = wanted.setdefault(source.get_friendly_name(), (source, []))
+                found.append(ranges[layer])
+    for source, found in wanted.values():
+        lowest, highest = min(low for low, _ in found), max(high for _, high in found)
+        _set_range(source, lowest, highest)
+    return len(wanted)
+
+
+def _set_range(rounding: Any, lowest: float, highest: float) -> None:
+    import openvino
+
+    scale, zero_point = scale_and_zero_point(lowest, highest)
+    ends = (-zero_point * scale, (LEVELS - 1 - zero_point) * scale)
+    for place, value in enumerate(ends * 2, start=1):
+        shape = rounding.input_value(place).get_node().data.shape
+        constant = openvino.op.Constant(np.full(shape, value, dtype=np.float32))
+        rounding.input(place).replace_source_output(constant.output(0))
+
+
 def _integer_layers(model: Any) -> int:
     """Number of convolutions and products whose weights are stored as integers."""
     layers = 0
     for op in model.get_ordered_ops():
-        if op.get_type_name() in ("Convolution", "GroupConvolution", "MatMul"):
+        if op.get_type_name() in _LAYERS:
             weights = op.input_value(1).get_node()
             while weights.get_type_name() in ("Multiply", "Subtract", "Convert", "Reshape"):
                 weights = weights.input_value(0).get_node()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from detectron2.export.calibration import stays_float
+from detectron2.export.learnt_ranges import Ranges, layer_called, scale_and_zero_point
 
 __all__ = [
     "MOST_IMAGES",
@@ -91,11 +92,16 @@ def xnnpack_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
     return quantizer
 
 
-def x86_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
-    """What Inductor's integer kernels for x86 compute: convolutions and products.
+def x86_quantizer(
+    graph: GraphModule, float_parts: Collection[str], ranges: Ranges | None = None
+) -> Any:
+    """What oneDNN's integer kernels for x86 compute: convolutions and products.
 
     torchao's quantizer of that name refuses modules that are called once for each level of a
     pyramid, so it lends only its ranges and numbers of bits.
+
+    Args:
+        ranges: of inputs, learnt in training; others are calibrated.
     """
     from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
@@ -109,7 +115,7 @@ def x86_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
             for node in model.graph.nodes:
                 if node.target in (_CONV, _LINEAR) and not stays_float(_path(node), float_parts):
                     inputs = {
-                        node.args[0]: config.input_activation,
+                        node.args[0]: _learnt(_path(node), ranges or {}) or config.input_activation,
                         node.args[1]: config.weight,
                     }
                     node.meta["quantization_annotation"] = QuantizationAnnotation(
@@ -121,6 +127,24 @@ def x86_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
             """Nothing that could be wrong."""
 
     return Layers()
+
+
+def _learnt(path: str, ranges: Ranges) -> Any:
+    """How the inputs of a layer become uint8, if training has learnt their range."""
+    from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec
+
+    layer = layer_called(path, ranges)
+    if layer is None:
+        return None
+    scale, zero_point = scale_and_zero_point(*ranges[layer])
+    return FixedQParamsQuantizationSpec(
+        dtype=torch.uint8,
+        scale=scale,
+        zero_point=zero_point,
+        quant_min=0,
+        quant_max=255,
+        qscheme=torch.per_tensor_affine,
+    )
 
 
 def integer_layers(graph: GraphModule) -> int:

@@ -21,6 +21,7 @@ from detectron2.export._batched_trace import TraceableBatch, example_batch
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.calibration import Batches, evenly_chosen
 from detectron2.export.info import ExportInfo
+from detectron2.export.learnt_ranges import Ranges
 from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
 from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.ops.roi_align.reference import roi_align_reference
@@ -154,6 +155,7 @@ def write_int8_pt2(
     compile: bool,
     images: Sequence[np.ndarray],
     float_parts: Collection[str],
+    ranges: Ranges | None = None,
 ) -> int:
     """Write a .pt2 file with 8-bit integers, and return the number of layers that have them."""
     from detectron2.export import _int8_pt2e as pt2e
@@ -165,7 +167,7 @@ def write_int8_pt2(
     program = exported_program(batched, info)
     with _quiet():
         graph: Any = program.module()
-        quantizer = pt2e.x86_quantizer(graph, float_parts)
+        quantizer = pt2e.x86_quantizer(graph, float_parts, ranges or {})
         graph = pt2e.quantized_graph(graph, quantizer, batches)
     _write(_recorded(graph, program.example_inputs[0], _shapes(info)), info, path, compile)
     return pt2e.integer_layers(graph)

@@ -29,6 +29,7 @@ from detectron2.export.formats import (
 from detectron2.export.info import ExportInfo, weights_hash
 from detectron2.export.int8 import Int8Report, check_int8, make_int8
 from detectron2.export.int8_report import report_path
+from detectron2.export.learnt_ranges import Ranges, ranges_in
 from detectron2.export.loading import ExportedModel, load
 from detectron2.export.proof import prove
 from detectron2.version import __version__
@@ -98,8 +99,9 @@ def export(
     if int8 is not None:
         check_int8(format, int8)
     described: dict[str, Any] = {}
+    ranges: Ranges = {}
     if not isinstance(model, nn.Module):
-        model, described = _from_config(model)
+        model, described, ranges = _from_config(model)
     batched, info = _form_of(model, format, preprocess, postprocess)
     _fix_sizes(info, batched, batch, image_size)
     given = {
@@ -111,9 +113,8 @@ def export(
     info = _described(info, described, given, output)
     described_file = ExportedModel(output, info, None)
     evaluation = None if dataset is None else Evaluation(model, described_file, dataset)
-    return _write_and_prove(
-        model, batched, described_file, images, Settings(opset, compile), int8, evaluation
-    )
+    settings = Settings(opset, compile, ranges)
+    return _write_and_prove(model, batched, described_file, images, settings, int8, evaluation)
 
 
 def _described(
@@ -189,8 +190,8 @@ def _check_processing(format: str, preprocess: str, postprocess: str) -> None:
         raise ValueError(f"postprocess='in' is for {able}, not for {format}; use 'out'.")
 
 
-def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a config with its weights, and what a file has to say of it."""
+def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any], Ranges]:
+    """The model of a config with its weights, what a file has to say of it, learnt ranges."""
     from detectron2.data import transforms as T
     from detectron2.data.metadata_file import described_classes
     from detectron2.engine.defaults import DefaultPredictor
@@ -211,7 +212,7 @@ def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any]]:
         "input_format": predictor.input_format,
         "classes": {} if metadata is None else described_classes(metadata),
     }
-    return predictor.model, described
+    return predictor.model, described, ranges_in(predictor.saved)
 
 
 def _describe(batched: BatchedModel, format: str) -> ExportInfo:

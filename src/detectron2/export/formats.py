@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from detectron2.export._batched_trace import TraceableBatch, example_inputs, trace_batched
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.info import ExportInfo
+from detectron2.export.learnt_ranges import Ranges
 from detectron2.export.tracing import quiet_tracer
 
 __all__ = [
@@ -41,10 +42,12 @@ class Settings:
     Attributes:
         opset: version of ONNX's operators.
         compile: whether a .pt2 file is compiled, if that is possible.
+        ranges: of inputs of layers, learnt in training, for 8-bit integers.
     """
 
     opset: int = 17
     compile: bool = True
+    ranges: Ranges = field(default_factory=dict)
 
 
 Quantize = Callable[
@@ -192,7 +195,7 @@ def _quantize_openvino(
 ) -> int:
     from detectron2.export._int8_openvino import quantize_openvino
 
-    return quantize_openvino(folder / name, info, images, float_parts)
+    return quantize_openvino(folder / name, info, images, float_parts, settings.ranges)
 
 
 def _quantize_pt2(
@@ -206,7 +209,9 @@ def _quantize_pt2(
 ) -> int:
     from detectron2.export._pt2 import write_int8_pt2
 
-    return write_int8_pt2(batched, info, folder / name, settings.compile, images, float_parts)
+    return write_int8_pt2(
+        batched, info, folder / name, settings.compile, images, float_parts, settings.ranges
+    )
 
 
 def _quantize_executorch(

@@ -1,9 +1,12 @@
 """Files of `torch.export` and AOTInductor, run by PyTorch."""
 
 import importlib
+import importlib.util
 import json
 import warnings
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +40,9 @@ class Runtime:
                 importlib.import_module("torch.ao.quantization.fx._decomposed")
                 self.module = torch.export.load(str(path), extra_files=files).module()
                 self.info = files[INFO_NAME]
+                integers = _module_beside("x86_integers")
+                if device == "cpu" and integers.can_compute_integers():
+                    integers.use_integer_kernels(self.module)
         self.device = device
         # A file whose sides are fixed, or may be any, says 1.
         self.unit = json.loads(self.info).get("side_multiple", 1) if self.info else 1
@@ -46,3 +52,11 @@ class Runtime:
         batch = in_units(torch.from_numpy(images).to(self.device), self.unit)
         outputs = self.module(batch, torch.from_numpy(image_sizes).to(self.device))
         return [output.cpu().numpy() for output in outputs]
+
+
+def _module_beside(name: str) -> Any:
+    """A module of this folder; without the package, which a fresh process does not import."""
+    spec: Any = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
