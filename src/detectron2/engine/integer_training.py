@@ -166,7 +166,7 @@ class LearntRanges:
                 yield name.removeprefix("module."), module  # of DistributedDataParallel
 
 
-def learnt_ranges(model: nn.Module) -> dict[str, LearntRanges]:
+def learnt_ranges(model: nn.Module) -> dict[str, Any]:
     """What a checkpointer saves besides, by name; nothing if no layer rounds."""
     ranges = LearntRanges(model)
     return {"integer_ranges": ranges} if any(True for _ in ranges._layers()) else {}
