@@ -177,6 +177,12 @@ def test_layers_of_parts_become_integers_and_last_layers_do_not(sizes, tmp_path)
         (expected,) = batched(*inputs)
     error = (torch.from_numpy(found) - expected).abs().mean() / expected.abs().mean()
     assert 0 < error < 0.05
+    stored = torch.export.load(tmp_path / "m.pt2").state_dict
+    assert {each.dtype for each in stored.values() if each.dim() == 4} == {
+        torch.int8,
+        torch.float32,
+    }
+    assert sum(each.numel() for each in stored.values() if each.dim() == 4) == 3 * 8 * 9 + 8 * 2
     kept = ("backbone",)
     assert _pt2.write_int8_pt2(batched, info, tmp_path / "f.pt2", False, images, kept) == 0
 

@@ -67,7 +67,21 @@ def quantized_graph(
         prepared = prepare_pt2e(graph, quantizer)
         for inputs in batches:
             prepared(*inputs)
-        return convert_pt2e(prepared)
+        converted = convert_pt2e(prepared)
+    _drop_unused(converted)
+    return converted
+
+
+def _drop_unused(graph: GraphModule) -> None:
+    """Remove tensors that no operation reads: a file would hold the float weights as well."""
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    names = [name for name, _ in (*graph.named_parameters(), *graph.named_buffers())]
+    for name in names:
+        if name not in read:
+            owner, _, last = name.rpartition(".")
+            delattr(graph.get_submodule(owner), last)
 
 
 def xnnpack_quantizer(graph: GraphModule, float_parts: Collection[str]) -> Any:
