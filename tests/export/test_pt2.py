@@ -8,6 +8,7 @@ from detectron2.export import UnsupportedModelError, _pt2, load
 from detectron2.export.batched import BatchedModel
 from detectron2.export.formats import FORMATS, Settings, write
 from detectron2.export.info import ExportInfo
+from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.utils.env import TORCH_VERSION
 
 needs_torch = pytest.mark.skipif(
@@ -122,3 +123,21 @@ def test_a_truncated_file_is_refused_with_a_sentence(format, tmp_path):
         part.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=rf"is no complete {format} file \([^\n]+\)\. Export"):
             load(part)
+
+
+class Suppression(nn.Module):
+    def forward(self, boxes, scores, classes):
+        return _pt2._batched_nms(boxes, scores, classes, 0.4)
+
+
+@needs_torch
+def test_suppression_in_a_graph_keeps_what_greedy_suppression_keeps():
+    torch.manual_seed(0)
+    corners = torch.rand(300, 2) * 40
+    boxes = torch.cat([corners, corners + torch.rand(300, 2) * 30 + 1], dim=1)
+    inputs = (boxes, torch.rand(300), torch.randint(0, 3, (300,)))
+    with torch.no_grad():
+        found = torch.export.export(Suppression(), inputs).module()(*inputs)
+    expected = batched_nms_reference(*inputs, 0.4)
+    assert 20 < len(expected) < 280
+    assert torch.equal(found, expected)

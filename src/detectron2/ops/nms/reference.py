@@ -87,8 +87,11 @@ def settle_in_graph(suppresses: Tensor) -> Tensor:
     def unsettled(keep: Tensor, previous: Tensor) -> Tensor:
         return (keep != previous).any()
 
+    # How many suppress each, by a product: ten times as fast as `any` of 25 million truths.
+    weights = suppresses.float()
+
     def another_round(keep: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        return ~(suppresses & keep[:, None]).any(dim=0), keep.clone()
+        return keep.float() @ weights < 0.5, keep.clone()
 
     keep = torch.ones_like(suppresses[:, 0])
     return while_loop(unsettled, another_round, (keep, ~keep))[0]
