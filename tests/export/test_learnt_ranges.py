@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from small_models import small_config
 from torch import nn
 
-from detectron2.export import _int8_openvino, _int8_pt2e
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine.integer_training import learnt_ranges, round_to_integers
+from detectron2.export import _int8_openvino, _int8_pt2e, exporter
 from detectron2.export.learnt_ranges import layer_called, scale_and_zero_point
+from detectron2.modeling import build_model
 
 LAYERS = (
     "backbone.bottom_up.res2.0.conv1",
@@ -88,3 +92,15 @@ def test_programs_of_torch_export_round_inputs_in_the_learnt_ranges():
     scales = [node.args[1:3] for node in quantized if "dequantize" not in str(node.target)]
     assert len(scales) == 2 and scales[1] == (1.0, 1)
     assert scales[0][0] == pytest.approx(float(x.max()) / 255, rel=0.1)
+
+
+def test_an_export_takes_the_ranges_that_lie_beside_the_weights(tmp_path):
+    cfg = small_config("RetinaNet")
+    model = build_model(cfg)
+    round_to_integers(model)
+    model.backbone.bottom_up.res2[0].conv1.set_range(-1.0, 2.0)
+    DetectionCheckpointer(model, str(tmp_path), **learnt_ranges(model)).save("tuned")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "tuned.pth")
+    loaded, _, ranges = exporter._from_config(cfg)
+    assert ranges == {"backbone.bottom_up.res2.0.conv1": (-1.0, 2.0)}
+    assert not hasattr(loaded.backbone.bottom_up.res2[0].conv1, "set_range")
