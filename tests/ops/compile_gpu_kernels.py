@@ -48,6 +48,18 @@ MATCHER = {
     "quality": "*fp32", "thresholds": "*fp32", "labels": "*i8", "matches": "*i64",
     "match_labels": "*i8", "tops": "*fp32", "INTERVALS": 3, "LOW_QUALITY": True, "COLUMNS": 256,
 }  # fmt: skip
+PICK = {
+    "boxes": "*fp32", "groups": "*i64", "usable": "*i1", "order": "*i64", "picked": "*i64",
+    "counts": "*i64", "threshold": "fp32", "DENSE": False, "SHARED": False, "CHUNK": 8192,
+    "PLACES": 1024,
+}  # fmt: skip
+PICK_PAIRS = {**PICK, "DENSE": True, "CHUNK": 4096, "PLACES": 128}
+DECODE = {
+    "deltas": "*fp32", "proposals": "*fp32", "scores": "*fp32", "usable": "*i1", "sizes": "*i64",
+    "corners": "*fp32", "table": "*fp32", "flags": "*i1", "weight_x": "fp32", "weight_y": "fp32",
+    "weight_w": "fp32", "weight_h": "fp32", "clamp": "fp32", "threshold": "fp32", "ON_GPU": True,
+    "BLOCK": 128,
+}  # fmt: skip
 
 # Module, kernel, and its arguments: a type, or the value of a constant. Others are integers.
 KERNELS = [
@@ -79,6 +91,10 @@ KERNELS = [
     ("matcher", "match_columns", MATCHER),
     ("matcher", "match_columns", {**MATCHER, "quality": "*fp64", "tops": "*fp64"}),
     ("matcher", "label_reached", MATCHER),
+    ("nms_topk", "pick_in_order", PICK),
+    ("nms_topk", "pick_in_order", PICK_PAIRS),
+    ("nms_topk", "pick_in_order", {**PICK_PAIRS, "SHARED": True}),
+    ("detect_boxes", "decode_row", DECODE),
 ]
 
 

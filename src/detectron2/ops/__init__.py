@@ -6,10 +6,12 @@
 from detectron2.ops.box_iou import box_iou
 from detectron2.ops.box_iou_rotated import box_iou_rotated
 from detectron2.ops.deform_conv import deform_conv
+from detectron2.ops.detect_boxes import detect_boxes
 from detectron2.ops.mask_runs import mask_runs
 from detectron2.ops.matcher import matcher
 from detectron2.ops.nms import batched_nms, nms
 from detectron2.ops.nms_rotated import batched_nms_rotated, nms_rotated
+from detectron2.ops.nms_topk import nms_topk
 from detectron2.ops.paste_masks import paste_masks
 from detectron2.ops.rasterize_polygons import rasterize_polygons
 from detectron2.ops.roi_align import multilevel_roi_align, roi_align
@@ -24,11 +26,13 @@ __all__ = [
     "box_iou",
     "box_iou_rotated",
     "deform_conv",
+    "detect_boxes",
     "mask_runs",
     "matcher",
     "multilevel_roi_align",
     "nms",
     "nms_rotated",
+    "nms_topk",
     "paste_masks",
     "rasterize_polygons",
     "roi_align",

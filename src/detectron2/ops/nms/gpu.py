@@ -25,7 +25,7 @@ from detectron2.ops.nms.reference import (
     threshold_below,
 )
 
-__all__ = ["WORD", "batched_nms", "kept_indices", "nms", "pack_bits"]
+__all__ = ["WORD", "batched_nms", "kept_indices", "nms", "overlaps_more", "pack_bits"]
 
 WORD = 32
 
@@ -38,6 +38,16 @@ def pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD: tl.co
     word = tl.sum(tl.where(overlaps, weight, 0), axis=1)
     row = row_block * WORD + tl.arange(0, WORD)
     tl.store(bits + row.to(tl.int64) * words + column_block, word, mask=row < limit)
+
+
+@triton.jit
+def overlaps_more(ax0, ay0, ax1, ay1, bx0, by0, bx1, by1, threshold):  # type: ignore[no-untyped-def]
+    """Whether the IoU of boxes a and b, a the better one, is above the threshold."""
+    wide = tl.maximum(tl.minimum(ax1, bx1) - tl.maximum(ax0, bx0), 0.0)
+    high = tl.maximum(tl.minimum(ay1, by1) - tl.maximum(ay0, by0), 0.0)
+    common = wide * high
+    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - common
+    return divide(common, union) > threshold
 
 
 @triton.jit(do_not_specialize=["count", "words"])
@@ -59,11 +69,8 @@ def overlap_word(
     by0 = tl.load(boxes + column * 4 + 1, mask=has_column, other=0.0)
     bx1 = tl.load(boxes + column * 4 + 2, mask=has_column, other=0.0)
     by1 = tl.load(boxes + column * 4 + 3, mask=has_column, other=0.0)
-    wide = tl.maximum(tl.minimum(ax1, bx1) - tl.maximum(ax0, bx0), 0.0)
-    high = tl.maximum(tl.minimum(ay1, by1) - tl.maximum(ay0, by0), 0.0)
-    common = wide * high
-    union = (ax1 - ax0) * (ay1 - ay0) + (bx1 - bx0) * (by1 - by0) - common
-    overlaps = (divide(common, union) > threshold) & (column > row) & has_row & has_column
+    overlaps = overlaps_more(ax0, ay0, ax1, ay1, bx0, by0, bx1, by1, threshold)
+    overlaps = overlaps & (column > row) & has_row & has_column
     if CLASSES:
         class_of_row = tl.load(classes + row, mask=has_row, other=0)
         class_of_column = tl.load(classes + column, mask=has_column, other=0)
