@@ -104,8 +104,7 @@ class PanopticFPN(GeneralizedRCNN):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         sem_seg_results, _ = self.sem_seg_head(features, None)
-        proposals, _ = self._propose(batched_inputs, images, features, None)
-        detector_results, _ = self.roi_heads(images, features, proposals, None)
+        detector_results = self._detect(batched_inputs, images, features)
         if not do_postprocess:
             return detector_results, sem_seg_results
         return [

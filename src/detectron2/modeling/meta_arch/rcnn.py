@@ -117,6 +117,14 @@ class GeneralizedRCNN(nn.Module):
             return given_proposals(batched_inputs, self.device), {}
         return self.proposal_generator(images, features, gt_instances)
 
+    def _detect(
+        self, batched_inputs: list[InputDict], images: ImageList, features: dict[str, Tensor]
+    ) -> list[Instances]:
+        """Detections of each image, in the frame of the network's input."""
+        proposals, _ = self._propose(batched_inputs, images, features, None)
+        results, _ = self.roi_heads(images, features, proposals, None)
+        return results
+
     def inference(
         self,
         batched_inputs: list[InputDict],
@@ -140,8 +148,7 @@ class GeneralizedRCNN(nn.Module):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         if detected_instances is None:
-            proposals, _ = self._propose(batched_inputs, images, features, None)
-            results, _ = self.roi_heads(images, features, proposals, None)
+            results = self._detect(batched_inputs, images, features)
         else:
             given = [x.to(self.device) for x in detected_instances]
             results = self.roi_heads.forward_with_given_boxes(features, given)

@@ -53,13 +53,33 @@ def find_top_rpn_proposals(
     Raises:
         FloatingPointError: in training, a box or logit is infinite or NaN.
     """
-    boxes, logits, groups = best_of_each_level(proposals, pred_objectness_logits, pre_nms_topk)
-    usable = finite_predictions(boxes, logits, training)  # (N, K)
-    boxes = _clip_to_images(boxes, image_sizes)
-    usable &= (boxes[..., 2:] - boxes[..., :2] > min_box_size).all(dim=-1)
+    boxes, logits, groups, usable = clipped_candidates(
+        proposals, pred_objectness_logits, image_sizes, pre_nms_topk, min_box_size, training
+    )
     return suppress(
         Boxes, batched_nms, boxes, logits, groups, usable, image_sizes, nms_thresh, post_nms_topk
     )
+
+
+def clipped_candidates(
+    proposals: list[Tensor],
+    logits: list[Tensor],
+    image_sizes: Sequence[tuple[int, int]],
+    topk: int,
+    min_box_size: float,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What enters the suppression of `find_top_rpn_proposals`, whose arguments these are.
+
+    Returns:
+        (N, K, 4) boxes inside of their images, (N, K) logits and groups as in
+        `best_of_each_level`, and (N, K) False for boxes to leave out.
+    """
+    boxes, best_logits, groups = best_of_each_level(proposals, logits, topk)
+    usable = finite_predictions(boxes, best_logits, training)
+    boxes = _clip_to_images(boxes, image_sizes)
+    usable &= (boxes[..., 2:] - boxes[..., :2] > min_box_size).all(dim=-1)
+    return boxes, best_logits, groups, usable
 
 
 def keep_best_anchors(

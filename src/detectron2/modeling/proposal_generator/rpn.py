@@ -140,6 +140,19 @@ class RPN(nn.Module):
         Raises:
             ValueError: there is no ground truth in training.
         """
+        anchors, logits, deltas = self._predict(features)
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            if gt_instances is None:
+                raise ValueError("RPN needs ground truth in training: pass gt_instances.")
+            gt_labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
+            losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+
+    def _predict(
+        self, features: dict[str, Tensor]
+    ) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
+        """Per level, the R_l anchors, their logits (N, R_l) and their deltas (N, R_l, B)."""
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
         logits, deltas = self.rpn_head(maps)
@@ -149,13 +162,7 @@ class RPN(nn.Module):
         deltas = [
             x.unflatten(1, (-1, box_dim)).permute(0, 3, 4, 1, 2).flatten(1, 3) for x in deltas
         ]
-        losses: dict[str, Tensor] = {}
-        if self.training:
-            if gt_instances is None:
-                raise ValueError("RPN needs ground truth in training: pass gt_instances.")
-            gt_labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances)
-            losses = self.losses(anchors, logits, gt_labels, deltas, gt_boxes)
-        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
+        return anchors, logits, deltas
 
     @torch.no_grad()
     def label_and_sample_anchors(
