@@ -47,7 +47,17 @@ def shapes_to_tensor(x: Sequence[Any], device: torch.device | str | None = None)
     if any(isinstance(side, Tensor) for side in x):
         sides = torch.stack([torch.as_tensor(side, device=device) for side in x])
         return sides if device is None else sides.to(device)
-    return torch.as_tensor(x, dtype=torch.int64, device=device)
+    return numbers_to_device(x, torch.int64, device)
+
+
+def numbers_to_device(
+    numbers: Sequence[Any], dtype: torch.dtype, device: torch.device | str | None
+) -> Tensor:
+    """A tensor of numbers that the host has; a GPU gets it without making the host wait."""
+    device = torch.device("cpu" if device is None else device)
+    # Only pinned memory is read by the device while the host goes on.
+    host = torch.tensor(numbers, dtype=dtype, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
 
 
 def move_device_like(src: Tensor, dst: Tensor) -> Tensor:

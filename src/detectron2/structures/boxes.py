@@ -200,10 +200,7 @@ class Boxes:
         assert torch.isfinite(self.tensor).all(), (
             "Boxes to clip have infinite or NaN coordinates; whatever computed them diverged."
         )
-        height, width = box_size
-        x = self.tensor[:, 0::2].clamp(min=0, max=width)
-        y = self.tensor[:, 1::2].clamp(min=0, max=height)
-        self.tensor = torch.stack((x, y), dim=2).flatten(1)
+        self.tensor = clip_corners(self.tensor, box_size)
 
     def scale(self, scale_x: float, scale_y: float) -> None:
         """Multiply horizontal and vertical coordinates, in this object."""
@@ -271,6 +268,14 @@ class Boxes:
     @property
     def device(self) -> torch.device:
         return self.tensor.device
+
+
+def clip_corners(corners: Tensor, box_size: tuple[int, int]) -> Tensor:
+    """(N, 4) xyxy corners on or inside of the border of a (height, width) image, unchecked."""
+    height, width = box_size
+    x = corners[:, 0::2].clamp(min=0, max=width)
+    y = corners[:, 1::2].clamp(min=0, max=height)
+    return torch.stack((x, y), dim=2).flatten(1)
 
 
 def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:

@@ -15,6 +15,7 @@ from detectron2.engine.inference.blocks import (
     FusedRPNHead,
 )
 from detectron2.engine.inference.convolutions import FusedConv2d, can_be_fused
+from detectron2.engine.inference.fixed_shapes import FixedShapePanopticFPN, FixedShapeRCNN
 from detectron2.engine.inference.heads import (
     FusedBoxHead,
     FusedMaskHead,
@@ -24,6 +25,8 @@ from detectron2.engine.inference.heads import (
 from detectron2.engine.inference.prepared import Faster, Prepared
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -37,7 +40,9 @@ _FAST_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     BottleneckBlock: FusedBottleneckBlock,
     FPN: FusedFPN,
     FastRCNNConvFCHead: FusedBoxHead,
+    GeneralizedRCNN: FixedShapeRCNN,
     MaskRCNNConvUpsampleHead: FusedMaskHead,
+    PanopticFPN: FixedShapePanopticFPN,
     StandardRPNHead: FusedRPNHead,
     nn.ConvTranspose2d: PreparedConvTranspose2d,
     nn.Linear: PreparedLinear,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detectron2.layers import batched_nms, cat
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
+from detectron2.layers.wrappers import numbers_to_device
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 
 __all__ = [
@@ -203,7 +204,9 @@ def _split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) ->
 
 def _clip_to_images(boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
     """(N, K, 4) xyxy boxes moved inside their images."""
-    limits = boxes.new_tensor([(width, height, width, height) for height, width in image_sizes])
+    limits = numbers_to_device(
+        [(width, height, width, height) for height, width in image_sizes], boxes.dtype, boxes.device
+    )
     return boxes.clamp(min=0).minimum(limits[:, None])
 
 

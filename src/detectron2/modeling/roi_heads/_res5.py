@@ -119,9 +119,7 @@ class Res5ROIHeads(ROIHeads):
         """See `ROIHeads.forward`."""
         if self.training:
             proposals = self.label_and_sample_proposals(proposals, required_targets(targets))
-        maps = [features[name] for name in self.in_features]
-        box_features = self._shared_roi_transform(maps, [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor(box_features.mean(dim=[2, 3]))
+        box_features, predictions = self._predict_boxes(features, proposals)
         if not self.training:
             detections, _ = self.box_predictor.inference(predictions, proposals)
             return self.forward_with_given_boxes(features, detections), {}
@@ -132,6 +130,14 @@ class Res5ROIHeads(ROIHeads):
             rows = torch.cat(masks).nonzero()[:, 0]
             losses.update(self.mask_head(box_features[rows], foreground))
         return [], losses
+
+    def _predict_boxes(
+        self, features: dict[str, Tensor], proposals: list[Instances]
+    ) -> tuple[Tensor, Any]:
+        """(K, C, h, w) features of the proposals of all images, and the predictor's output."""
+        maps = [features[name] for name in self.in_features]
+        box_features = self._shared_roi_transform(maps, [p.proposal_boxes for p in proposals])
+        return box_features, self.box_predictor(box_features.mean(dim=[2, 3]))
 
     def forward_with_given_boxes(
         self, features: dict[str, Tensor], instances: list[Instances]

@@ -22,6 +22,7 @@ from detectron2.modeling.roi_heads.box_head import build_box_head
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures.boxes import clip_corners
 from detectron2.utils.events import get_event_storage, has_event_storage
 
 # Some of these are not used here; downstream code imports them from this address.
@@ -181,6 +182,18 @@ class CascadeROIHeads(StandardROIHeads):
         Args:
             targets: ground truth that the boxes between stages are matched with.
         """
+        outputs = self._run_stages(features, proposals, targets)
+        if self.training:
+            return self._stage_losses(outputs)
+        return self._combine_stages(outputs, [p.image_size for p in proposals])
+
+    def _run_stages(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> list[StageOutput]:
+        """Output of every stage; the boxes of each are the proposals of the next."""
         maps = [features[name] for name in self.box_in_features]
         image_sizes = [p.image_size for p in proposals]
         outputs: list[StageOutput] = []
@@ -192,9 +205,7 @@ class CascadeROIHeads(StandardROIHeads):
                     proposals = self._match_and_label_boxes(proposals, stage, targets)
             predictions = self._run_stage(maps, proposals, stage)
             outputs.append((predictor, predictions, proposals))
-        if self.training:
-            return self._stage_losses(outputs)
-        return self._combine_stages(outputs, image_sizes)
+        return outputs
 
     def _stage_losses(self, outputs: Sequence[StageOutput]) -> dict[str, Tensor]:
         """Losses of every stage; their names end in the number of the stage."""
@@ -212,21 +223,25 @@ class CascadeROIHeads(StandardROIHeads):
         self, outputs: Sequence[StageOutput], image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
         """Detections from the boxes of the last stage and the mean scores of all."""
-        by_stage = [
-            predictor.predict_probs(predictions, proposals)
-            for predictor, predictions, proposals in outputs
-        ]
-        scores = [torch.stack(of_image).mean(dim=0) for of_image in zip(*by_stage)]
         last_predictor = outputs[-1][0]
         detections, _ = fast_rcnn_inference(
             _predicted_boxes(outputs[-1]),
-            scores,
+            self._mean_scores(outputs),
             image_sizes,
             last_predictor.test_score_thresh,
             last_predictor.test_nms_thresh,
             last_predictor.test_topk_per_image,
         )
         return detections
+
+    @staticmethod
+    def _mean_scores(outputs: Sequence[StageOutput]) -> list[Tensor]:
+        """For each image, (R, K + 1) the mean of the stages' probabilities."""
+        by_stage = [
+            predictor.predict_probs(predictions, proposals)
+            for predictor, predictions, proposals in outputs
+        ]
+        return [torch.stack(of_image).mean(dim=0) for of_image in zip(*by_stage)]
 
     @torch.no_grad()
     def _match_and_label_boxes(
@@ -274,10 +289,13 @@ class CascadeROIHeads(StandardROIHeads):
         """
         proposals = []
         for of_image, size in zip(boxes, image_sizes):
-            clipped = Boxes(of_image.detach())
-            clipped.clip(size)
             if self.training:
-                # In inference every row stays, because scores of the stages are added row by row.
+                clipped = Boxes(of_image.detach())
+                clipped.clip(size)
                 clipped = clipped[clipped.nonempty()]
+            else:
+                # Every row stays, because scores of the stages are added row by row; those that
+                # are not finite are left out in the end. A check here would wait for a GPU.
+                clipped = Boxes(clip_corners(of_image, size))
             proposals.append(Instances(size, proposal_boxes=clipped))
         return proposals

@@ -204,9 +204,7 @@ class StandardROIHeads(ROIHeads):
 
     def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
         """Losses of the box head when training, else detections of each image."""
-        maps = [features[name] for name in self.box_in_features]
-        box_features = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
-        predictions = self.box_predictor(self.box_head(box_features))
+        predictions = self._predict_boxes(features, proposals)
         if not self.training:
             detections, _ = self.box_predictor.inference(predictions, proposals)
             return detections
@@ -214,6 +212,12 @@ class StandardROIHeads(ROIHeads):
         if self.train_on_pred_boxes:
             self._replace_boxes_by_predictions(predictions, proposals)
         return losses
+
+    def _predict_boxes(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        """Output of the box predictor for the proposals of all images."""
+        maps = [features[name] for name in self.box_in_features]
+        box_features = self.box_pooler(maps, [p.proposal_boxes for p in proposals])
+        return self.box_predictor(self.box_head(box_features))
 
     @torch.no_grad()
     def _replace_boxes_by_predictions(self, predictions: Any, proposals: list[Instances]) -> None:

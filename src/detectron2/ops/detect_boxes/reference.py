@@ -7,7 +7,15 @@ from torch import Tensor
 
 from detectron2.ops.nms.reference import batched_nms_reference
 
-__all__ = ["Found", "clip_boxes", "decode_boxes", "detect_boxes_reference", "empty_results", "in_dtype", "results_at"]
+__all__ = [
+    "Found",
+    "clip_boxes",
+    "decode_boxes",
+    "detect_boxes_reference",
+    "empty_results",
+    "in_dtype",
+    "results_at",
+]
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -109,8 +117,6 @@ def detect_boxes_reference(
 def empty_results(corners: Tensor, scores: Tensor, topk: int) -> Found:
     """The result for images without candidates."""
     images = scores.shape[0]
-    numbers = [
-        torch.zeros(images, topk, dtype=torch.int64, device=scores.device) for _ in range(2)
-    ]
+    numbers = [torch.zeros(images, topk, dtype=torch.int64, device=scores.device) for _ in range(2)]
     counts = torch.zeros(images, dtype=torch.int64, device=scores.device)
     return corners.new_zeros(images, topk, 4), scores.new_zeros(images, topk), *numbers, counts

@@ -1,0 +1,203 @@
+"""Two-stage detection in tensors of fixed shape: the host waits once, for the results.
+
+How many proposals and detections there are is known to the device alone. The plain form asks for
+these numbers several times on the way, and while the device answers it has nothing to do. Here
+every image has room for all proposals and detections that it may have; a mask and a count say
+which places are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from detectron2.engine.inference.prepared import Faster, runs_prepared
+from detectron2.layers import shapes_to_tensor
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.modeling.proposal_generator.proposal_utils import (
+    clipped_candidates,
+    keep_best_anchors,
+)
+from detectron2.modeling.proposal_generator.rpn import RPN
+from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.roi_heads import Res5ROIHeads, StandardROIHeads
+from detectron2.ops import detect_boxes, dispatch, nms_topk
+from detectron2.structures import Boxes, ImageList, Instances
+
+__all__ = ["FixedShapePanopticFPN", "FixedShapeRCNN", "find_detections", "find_proposals"]
+
+
+class Proposals(NamedTuple):
+    """P proposals of each of N images, of which some count."""
+
+    instances: list[Instances]
+    """With `proposal_boxes`; zeros in places without a proposal."""
+    exist: Tensor
+    """(N, P) bool."""
+
+
+class HeadOutput(NamedTuple):
+    """What the box heads say about P proposals of each of N images."""
+
+    predictor: FastRCNNOutputLayers
+    deltas: Tensor
+    """(N * P, K * 4) or (N * P, 4)"""
+    probabilities: list[Tensor]
+    """For each image, (P, K + 1)."""
+    proposals: list[Instances]
+    """The boxes that the deltas start from."""
+
+
+def _standard_output(heads: Any, features: Any, proposals: list[Instances]) -> HeadOutput:
+    predictor = heads.box_predictor
+    predictions = heads._predict_boxes(features, proposals)
+    probabilities = predictor.predict_probs(predictions, proposals)
+    return HeadOutput(predictor, predictions[1], probabilities, proposals)
+
+
+def _res5_output(heads: Any, features: Any, proposals: list[Instances]) -> HeadOutput:
+    predictor = heads.box_predictor
+    _, predictions = heads._predict_boxes(features, proposals)
+    probabilities = predictor.predict_probs(predictions, proposals)
+    return HeadOutput(predictor, predictions[1], probabilities, proposals)
+
+
+def _cascade_output(heads: Any, features: Any, proposals: list[Instances]) -> HeadOutput:
+    outputs = heads._run_stages(features, proposals)
+    predictor, predictions, of_last_stage = outputs[-1]
+    return HeadOutput(predictor, predictions[1], heads._mean_scores(outputs), of_last_stage)
+
+
+_OUTPUTS: dict[type, Callable[[Any, Any, list[Instances]], HeadOutput]] = {
+    CascadeROIHeads: _cascade_output,
+    Res5ROIHeads: _res5_output,
+    StandardROIHeads: _standard_output,
+}
+
+
+def find_proposals(rpn: RPN, images: ImageList, features: dict[str, Tensor]) -> Proposals:
+    """What ``rpn(images, features)`` returns in inference, padded to one number."""
+    anchors, logits, deltas = rpn._predict(features)
+    topk = rpn.pre_nms_topk[False]
+    anchors, logits, deltas = keep_best_anchors(anchors, logits, deltas, topk)
+    decoded = rpn._decode_proposals(anchors, deltas)
+    boxes, scores, groups, usable = clipped_candidates(
+        decoded, logits, images.image_sizes, topk, rpn.min_box_size, training=False
+    )
+    places = min(rpn.post_nms_topk[False], boxes.shape[1])
+    kept, counts = nms_topk(boxes, scores, groups, usable, rpn.nms_thresh, places)
+    exist = torch.arange(places, device=boxes.device) < counts[:, None]
+    chosen = boxes.gather(1, kept[..., None].expand(-1, -1, 4)).masked_fill(~exist[..., None], 0)
+    instances = [
+        Instances(size, proposal_boxes=Boxes(of_image))
+        for size, of_image in zip(images.image_sizes, chosen, strict=True)
+    ]
+    return Proposals(instances, exist)
+
+
+def find_detections(
+    heads: nn.Module, images: ImageList, features: dict[str, Tensor], proposals: Proposals
+) -> list[Instances]:
+    """Final boxes, scores and classes of each image, as the box heads of `heads` find them."""
+    output = _OUTPUTS[type(heads)](heads, features, proposals.instances)
+    predictor = output.predictor
+    probabilities = torch.stack(output.probabilities)  # (N, P, K + 1)
+    found = detect_boxes(
+        output.deltas.unflatten(0, (len(proposals.instances), -1)),
+        torch.stack([p.proposal_boxes.tensor for p in output.proposals]),
+        probabilities[..., :-1],
+        proposals.exist & probabilities.isfinite().all(dim=2),
+        shapes_to_tensor(images.image_sizes, device=probabilities.device),
+        weights=predictor.box2box_transform.weights,
+        scale_clamp=predictor.box2box_transform.scale_clamp,
+        score_threshold=predictor.test_score_thresh,
+        iou_threshold=predictor.test_nms_thresh,
+        topk=predictor.test_topk_per_image,
+    )
+    boxes, scores, classes, _, counts = found
+    # The one place where the host waits for the device.
+    return [
+        Instances(
+            size,
+            pred_boxes=Boxes(boxes[image, :count]),
+            scores=scores[image, :count],
+            pred_classes=classes[image, :count],
+        )
+        for image, (size, count) in enumerate(zip(images.image_sizes, counts.tolist(), strict=True))
+    ]
+
+
+class _FixedShapes(Faster):
+    """Whole models that detect in fixed shapes where that is faster and their parts are known.
+
+    Attributes:
+        fixed_shapes: whether to; None means on GPUs whose kernels run.
+    """
+
+    fixed_shapes: bool | None = None
+
+    def become_plain(self) -> None:
+        super().become_plain()
+        self.__dict__.pop("fixed_shapes", None)
+
+    def _detect(
+        self, batched_inputs: list[dict[str, Any]], images: ImageList, features: dict[str, Tensor]
+    ) -> list[Instances]:
+        model: Any = self
+        if not (runs_prepared(model) and self._wants_fixed_shapes() and _is_known(model)):
+            return super()._detect(batched_inputs, images, features)  # type: ignore[misc]
+        proposals = find_proposals(model.proposal_generator, images, features)
+        detections = find_detections(model.roi_heads, images, features, proposals)
+        return model.roi_heads.forward_with_given_boxes(features, detections)
+
+    def _wants_fixed_shapes(self) -> bool:
+        if self.fixed_shapes is not None:
+            return self.fixed_shapes
+        device: torch.device = self.device  # type: ignore[attr-defined]
+        return device.type == "cuda" and _kernels_run()
+
+
+class FixedShapeRCNN(_FixedShapes, GeneralizedRCNN):
+    """A `GeneralizedRCNN` that waits for the device once."""
+
+
+class FixedShapePanopticFPN(_FixedShapes, PanopticFPN):
+    """A `PanopticFPN` that waits for the device once for its instances."""
+
+
+def _kernels_run() -> bool:
+    return all(
+        dispatch.choose(name, "cuda").implementation == "triton"
+        for name in ("nms_topk", "detect_boxes")
+    )
+
+
+def _is_known(model: Any) -> bool:
+    """Whether the functions above compute what the model's own methods would."""
+    rpn, heads = model.proposal_generator, model.roi_heads
+    if type(rpn) is not RPN or type(heads) not in _OUTPUTS:
+        return False
+    predictors = heads.box_predictor
+    predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
+    return (
+        all(_is_untouched(module) for module in (rpn, heads, *predictors))
+        and all(type(predictor) is FastRCNNOutputLayers for predictor in predictors)
+        and type(predictors[-1].box2box_transform) is Box2BoxTransform
+        and predictors[-1].test_topk_per_image >= 0
+        and min(rpn.post_nms_topk[False], rpn.pre_nms_topk[False]) > 0
+        and getattr(rpn.anchor_generator, "box_dim", 4) == 4
+    )
+
+
+def _is_untouched(module: nn.Module) -> bool:
+    """Whether nobody listens to the module, or put a function in the place of a method."""
+    listened_to = module._forward_hooks or module._forward_pre_hooks
+    return not listened_to and not any(
+        callable(getattr(type(module), name, None)) for name in module.__dict__
+    )
