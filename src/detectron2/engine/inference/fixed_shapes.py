@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detectron2.engine.inference.prepared import Faster, runs_prepared
+from detectron2.engine.inference.graphed import Graphed
+from detectron2.engine.inference.prepared import runs_prepared
 from detectron2.layers import shapes_to_tensor
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
@@ -81,9 +82,16 @@ _OUTPUTS: dict[type, Callable[[Any, Any, list[Instances]], HeadOutput]] = {
 }
 
 
+class TrunkMaps(dict[str, Tensor]):
+    """Feature maps by name, with the output of the RPN head for them, if it ran."""
+
+    head_output: tuple[Any, Any] | None = None
+
+
 def find_proposals(rpn: RPN, images: ImageList, features: dict[str, Tensor]) -> Proposals:
     """What ``rpn(images, features)`` returns in inference, padded to one number."""
-    anchors, logits, deltas = rpn._predict(features)
+    head_output = features.head_output if isinstance(features, TrunkMaps) else None
+    anchors, logits, deltas = rpn._predict(features, head_output)
     topk = rpn.pre_nms_topk[False]
     anchors, logits, deltas = keep_best_anchors(anchors, logits, deltas, topk)
     decoded = rpn._decode_proposals(anchors, deltas)
@@ -133,7 +141,7 @@ def find_detections(
     ]
 
 
-class _FixedShapes(Faster):
+class _FixedShapes(Graphed):
     """Whole models that detect in fixed shapes where that is faster and their parts are known.
 
     Attributes:
@@ -146,15 +154,36 @@ class _FixedShapes(Faster):
         super().become_plain()
         self.__dict__.pop("fixed_shapes", None)
 
+    def inference(self, *args: Any, **kwargs: Any) -> Any:
+        with self.trunk_in_use():
+            return super().inference(*args, **kwargs)  # type: ignore[misc]
+
+    def _features(self, images: ImageList) -> dict[str, Tensor]:
+        model: Any = self
+        if not self._runs_in_fixed_shapes():
+            return self.run_trunk(model.backbone, images.tensor, (model.backbone,))
+        rpn = model.proposal_generator
+
+        def trunk(batch: Tensor) -> TrunkMaps:
+            features = TrunkMaps(model.backbone(batch))
+            features.head_output = rpn.rpn_head([features[name] for name in rpn.in_features])
+            return features
+
+        return self.run_trunk(trunk, images.tensor, (model.backbone, rpn.rpn_head))
+
     def _detect(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, features: dict[str, Tensor]
     ) -> list[Instances]:
         model: Any = self
-        if not (runs_prepared(model) and self._wants_fixed_shapes() and _is_known(model)):
+        if not self._runs_in_fixed_shapes():
             return super()._detect(batched_inputs, images, features)  # type: ignore[misc]
         proposals = find_proposals(model.proposal_generator, images, features)
         detections = find_detections(model.roi_heads, images, features, proposals)
         return model.roi_heads.forward_with_given_boxes(features, detections)
+
+    def _runs_in_fixed_shapes(self) -> bool:
+        model: Any = self
+        return runs_prepared(model) and self._wants_fixed_shapes() and _is_known(model)
 
     def _wants_fixed_shapes(self) -> bool:
         if self.fixed_shapes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -16,6 +17,8 @@ from detectron2.engine.inference.blocks import (
 )
 from detectron2.engine.inference.convolutions import FusedConv2d, can_be_fused
 from detectron2.engine.inference.fixed_shapes import FixedShapePanopticFPN, FixedShapeRCNN
+from detectron2.engine.inference.graphed import Graphed, GraphedFCOS, GraphedRetinaNet
+from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.engine.inference.heads import (
     FusedBoxHead,
     FusedMaskHead,
@@ -25,8 +28,10 @@ from detectron2.engine.inference.heads import (
 from detectron2.engine.inference.prepared import Faster, Prepared
 from detectron2.modeling.backbone.fpn import FPN
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
 from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -38,11 +43,13 @@ _FAST_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: FusedBasicBlock,
     BasicStem: FusedBasicStem,
     BottleneckBlock: FusedBottleneckBlock,
+    FCOS: GraphedFCOS,
     FPN: FusedFPN,
     FastRCNNConvFCHead: FusedBoxHead,
     GeneralizedRCNN: FixedShapeRCNN,
     MaskRCNNConvUpsampleHead: FusedMaskHead,
     PanopticFPN: FixedShapePanopticFPN,
+    RetinaNet: GraphedRetinaNet,
     StandardRPNHead: FusedRPNHead,
     nn.ConvTranspose2d: PreparedConvTranspose2d,
     nn.Linear: PreparedLinear,
@@ -53,7 +60,10 @@ _ALWAYS_FLOAT32 = (FastRCNNOutputLayers,)
 
 
 def optimize_for_inference(
-    model: nn.Module, device: torch.device | str | None = None, precision: str = "fp32"
+    model: nn.Module,
+    device: torch.device | str | None = None,
+    precision: str = "fp32",
+    cuda_graphs: Sequence[tuple[int, int]] | None = None,
 ) -> nn.Module:
     """A copy of a model that computes the same outputs faster.
 
@@ -68,17 +78,23 @@ def optimize_for_inference(
         device: where the copy lives; None leaves it where the model is.
         precision: "fp32" gives the original's outputs up to rounding; "bf16" computes
             convolutions and hidden linear layers in bfloat16.
+        cuda_graphs: (height, width) of buckets, for models on a GPU: batches are padded to one
+            of them, and the trunk with its head runs from a recording. None: no recordings.
 
     Raises:
-        ValueError: no such precision.
+        ValueError: no such precision, or a bucket that is none.
     """
     optimized = copy.deepcopy(model).eval()
     if device is not None:
         optimized = optimized.to(device)
-    return speed_up(optimized, precision)
+    return speed_up(optimized, precision, cuda_graphs)
 
 
-def speed_up(model: nn.Module, precision: str = "fp32") -> nn.Module:
+def speed_up(
+    model: nn.Module,
+    precision: str = "fp32",
+    cuda_graphs: Sequence[tuple[int, int]] | None = None,
+) -> nn.Module:
     """`optimize_for_inference` in place: the layers of `model` itself change their class.
 
     Returns:
@@ -96,7 +112,23 @@ def speed_up(model: nn.Module, precision: str = "fp32") -> nn.Module:
         if isinstance(module, _ALWAYS_FLOAT32):
             for layer in module.modules():
                 layer.__dict__.pop("compute_dtype", None)  # back to the class's float32
+    if cuda_graphs is not None:
+        record_trunk(model, TrunkGraphs(cuda_graphs))
     return model
+
+
+def record_trunk(model: nn.Module, graphs: TrunkGraphs) -> None:
+    """Let a model that is sped up run its trunk from recordings.
+
+    Raises:
+        ValueError: models of this class cannot.
+    """
+    if not isinstance(model, Graphed):
+        graphed = [plain for plain, fast in _FAST_CLASSES.items() if issubclass(fast, Graphed)]
+        known = ", ".join(sorted(plain.__name__ for plain in graphed))
+        name = getattr(model, "_class_before", type(model)).__name__
+        raise ValueError(f"A {name} has no CUDA graphs; these have: {known}.")
+    model.graphs = graphs
 
 
 def undo_speed_up(model: nn.Module) -> nn.Module:

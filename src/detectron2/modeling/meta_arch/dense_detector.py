@@ -91,9 +91,7 @@ class DenseDetector(nn.Module):
             ValueError: there is no ground truth in training.
         """
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        maps = [features[name] for name in self.head_in_features]
-        predictions = self.head(maps)
+        maps, predictions = self._predict(images)
         if self.training:
             return self._train(batched_inputs, images, maps, predictions)
         results = self.forward_inference(images, maps, predictions)
@@ -103,6 +101,12 @@ class DenseDetector(nn.Module):
                 results, batched_inputs, images.image_sizes, strict=True
             )
         ]
+
+    def _predict(self, images: ImageList) -> tuple[list[Tensor], Any]:
+        """The feature maps that the head works on, and its output."""
+        features = self.backbone(images.tensor)
+        maps = [features[name] for name in self.head_in_features]
+        return maps, self.head(maps)
 
     def _train(
         self,

@@ -102,7 +102,7 @@ class PanopticFPN(GeneralizedRCNN):
             (N, C, H, W) scores) in the frame of the network's input.
         """
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        features = self._features(images)
         sem_seg_results, _ = self.sem_seg_head(features, None)
         detector_results = self._detect(batched_inputs, images, features)
         if not do_postprocess:

@@ -117,6 +117,10 @@ class GeneralizedRCNN(nn.Module):
             return given_proposals(batched_inputs, self.device), {}
         return self.proposal_generator(images, features, gt_instances)
 
+    def _features(self, images: ImageList) -> dict[str, Tensor]:
+        """The maps that inference works on, by name."""
+        return self.backbone(images.tensor)
+
     def _detect(
         self, batched_inputs: list[InputDict], images: ImageList, features: dict[str, Tensor]
     ) -> list[Instances]:
@@ -146,7 +150,7 @@ class GeneralizedRCNN(nn.Module):
         if self.training:
             raise RuntimeError("Call model.eval() before inference: the model is in training mode.")
         images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
+        features = self._features(images)
         if detected_instances is None:
             results = self._detect(batched_inputs, images, features)
         else:

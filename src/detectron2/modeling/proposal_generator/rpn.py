@@ -150,12 +150,16 @@ class RPN(nn.Module):
         return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
     def _predict(
-        self, features: dict[str, Tensor]
+        self, features: dict[str, Tensor], head_output: tuple[Any, Any] | None = None
     ) -> tuple[list[Boxes], list[Tensor], list[Tensor]]:
-        """Per level, the R_l anchors, their logits (N, R_l) and their deltas (N, R_l, B)."""
+        """Per level, the R_l anchors, their logits (N, R_l) and their deltas (N, R_l, B).
+
+        Args:
+            head_output: of `rpn_head`, where somebody ran it already.
+        """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
-        logits, deltas = self.rpn_head(maps)
+        logits, deltas = self.rpn_head(maps) if head_output is None else head_output
         box_dim = self.anchor_generator.box_dim
         # (N, A * B, H, W) -> (N, H * W * A, B): the order of the anchors.
         logits = [x.permute(0, 2, 3, 1).flatten(1) for x in logits]
