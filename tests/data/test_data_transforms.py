@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from detectron2.data import transforms as T
-from detectron2.data.transforms._bilinear_cpu import resize_bilinear, rows_come_first
+from detectron2.data.transforms._bilinear_cpu import resize_bilinear
+from detectron2.data.transforms._bilinear_weights import rows_come_first
 from detectron2.data.transforms._polygon_clip import clip_polygons
 from detectron2.data.transforms._resample import COMPILED_FROM
 

@@ -10,7 +10,7 @@ from toy_project import (
 )
 
 from detectron2.data import transforms as T
-from detectron2.engine import DefaultPredictor
+from detectron2.engine import DefaultPredictor, _device_images
 
 
 @pytest.fixture
@@ -128,3 +128,53 @@ def test_convention_a_stream_gives_what_single_calls_give(cfg, batch_size):
         alone = predictor(image)["instances"]
         assert streamed["instances"].image_size == image.shape[:2]
         assert torch.allclose(streamed["instances"].scores, alone.scores)
+
+
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+@pytest.mark.parametrize("size", [(60, 90), (150, 90), (27, 40), (300, 20)])
+def test_what_is_resized_on_the_models_device_has_the_same_bits(cfg, order, size, monkeypatch):
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 30, 40
+    cfg.INPUT.FORMAT = order
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    predictor = DefaultPredictor(cfg)
+    expected = predictor.prepare(image)
+    monkeypatch.setattr(_device_images, "DEVICE_TYPES", ("cpu",))  # as if it were a GPU
+    resized = []
+    resize = _device_images.resize_planes
+    monkeypatch.setattr(
+        _device_images, "resize_planes", lambda *args: resized.append(1) or resize(*args)
+    )
+    actual = predictor.prepare(image)
+    # Whether rows or columns of a very tall image come first depends on Pillow's version.
+    assert len(resized) == (size != (300, 20))
+    assert torch.equal(actual["image"], expected["image"])
+    assert actual["image"].dtype == torch.float32
+    assert (actual["height"], actual["width"]) == size
+
+
+def test_other_augmentations_and_other_dtypes_stay_on_the_host(cfg, monkeypatch):
+    monkeypatch.setattr(_device_images, "DEVICE_TYPES", ("cpu",))
+    monkeypatch.setattr(_device_images, "resize_planes", None)  # would fail if called
+
+    class Mine(T.ResizeShortestEdge):
+        pass
+
+    predictor = DefaultPredictor(cfg)
+    predictor.prepare(BLUE.astype(np.float32))
+    predictor.aug = Mine(30, 40)
+    assert predictor.prepare(BLUE)["image"].shape == (3, 27, 40)
+    predictor.aug = T.ResizeShortestEdge((30, 31), 40, "choice")
+    predictor.prepare(BLUE)
+
+
+def test_buckets_of_cuda_graphs_hold_every_resized_image(cfg):
+    assert _device_images.shapes_of(T.ResizeShortestEdge(800, 1333), 32) == [
+        (800, 1344),
+        (1344, 800),
+    ]
+    assert _device_images.shapes_of(T.ResizeShortestEdge(100, 100), 1) == [(100, 100)]
+    for unbounded in (T.ResizeShortestEdge(800), T.ResizeShortestEdge(0, 100), T.Resize(30)):
+        with pytest.raises(ValueError, match="CUDA graphs need images of known size"):
+            _device_images.shapes_of(unbounded, 32)
+    with pytest.raises(ValueError, match="A ToyDetector has no CUDA graphs"):
+        DefaultPredictor(cfg, cuda_graphs=True)

@@ -172,18 +172,17 @@ def test_convention_a_bucket_is_what_a_larger_image_in_the_batch_would_be(name, 
     with monkeypatch.context() as patch:
         # As if there were a third image of the bucket's size.
         pad = ImageList.from_tensors
-        larger = (
-            lambda tensors, *a, **k: ImageList(  # noqa: E731
-                pad([*tensors, torch.zeros(3, 96, 128)], *a, **k).tensor[:-1],
-                [tuple(x.shape[1:]) for x in tensors],
-            )
-        )
+
+        def larger(tensors, *args, **kwargs):
+            batch = pad([*tensors, torch.zeros(3, 96, 128)], *args, **kwargs)
+            return ImageList(batch.tensor[:-1], batch.image_sizes[:-1])
+
         patch.setattr(ImageList, "from_tensors", staticmethod(larger))
         expected = detect(model, batch)
     recorder = Recorder()
     record_trunk(model, TrunkGraphs([(96, 128)], recorder))
     monkeypatch.setattr(graphs_module, "_MOST_WASTE", 3.0)
-    for again in range(3):
+    for _ in range(3):
         assert_same(detect(model, batch), expected)
     assert recorder.replayed == 2 and len(recorder.recorded) == 1
 

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data._image_io import ALL_CHANNELS
+from detectron2.engine._device_images import resized_on_device, shapes_of
 from detectron2.engine._recipe import recipe_of
 from detectron2.engine.config_source import resolve_config
 from detectron2.engine.inference import speed_up
@@ -47,16 +48,20 @@ class DefaultPredictor:
 
     metadata: Any
 
-    def __init__(self, cfg: ConfigSource, precision: str = "fp32") -> None:
+    def __init__(
+        self, cfg: ConfigSource, precision: str = "fp32", cuda_graphs: bool = False
+    ) -> None:
         """
         Args:
             cfg: a config, the path of a YAML or LazyConfig file, or a name of the model zoo.
             precision: see `detectron2.engine.optimize_for_inference`.
+            cuda_graphs: run the trunk of a model on a GPU from recordings, of one padded shape
+                for wide images and one for high ones.
 
         Raises:
             FileNotFoundError: no config of this name.
-            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS, or there is no such
-                precision.
+            ValueError: INPUT.FORMAT is none of BGR, RGB and CHANNELS, there is no such
+                precision, or no CUDA graph of this model or of this way of resizing.
         """
         self.cfg = resolve_config(cfg)
         recipe = recipe_of(self.cfg)
@@ -72,7 +77,8 @@ class DefaultPredictor:
             raise ValueError(
                 f"INPUT.FORMAT is {self.input_format!r}; use 'BGR', 'RGB' or {ALL_CHANNELS!r}."
             )
-        speed_up(self.model, precision)
+        buckets = shapes_of(self.aug, _multiple(self.model)) if cuda_graphs else None
+        speed_up(self.model, precision, buckets)
 
     @property
     def image_format(self) -> str:
@@ -116,13 +122,14 @@ class DefaultPredictor:
 
     def padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
         """(H, W) of the batch in which an input of the model is alone."""
-        backbone = getattr(self.model, "backbone", None)
-        multiple = max(getattr(backbone, "size_divisibility", 1), 1)
+        multiple = _multiple(self.model)
         height, width = prepared["image"].shape[-2:]
         return height + -height % multiple, width + -width % multiple
 
     def prepare(self, original_image: np.ndarray) -> dict[str, Any]:
         """The model's input for an image: ``image`` (C, H', W') float32, ``height``, ``width``.
+
+        Images for a model on a GPU are resized there, to the same bits.
 
         Raises:
             ValueError: the array has another shape.
@@ -133,9 +140,20 @@ class DefaultPredictor:
                 f"The predictor takes one image as an array of shape (height, width, {channels}), "
                 f"not {getattr(original_image, 'shape', type(original_image).__name__)}."
             )
-        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
-        height, width = image.shape[:2]
+        height, width = original_image.shape[:2]
+        is_reversed = self.input_format == "RGB"
+        weight = next(self.model.parameters(), None)
+        device = None if weight is None else weight.device
+        on_device = resized_on_device(original_image, self.aug, device, is_reversed)
+        if on_device is not None:
+            return {"image": on_device, "height": height, "width": width}
+        image = original_image[:, :, ::-1] if is_reversed else original_image
         resized = T.AugInput(image if image.dtype == np.uint8 else image.astype("float32"))
         T.AugmentationList([self.aug])(resized)
         tensor = torch.as_tensor(resized.image.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
+
+
+def _multiple(model: Any) -> int:
+    """What sides of a model's input are padded to multiples of."""
+    return max(getattr(getattr(model, "backbone", None), "size_divisibility", 1), 1)

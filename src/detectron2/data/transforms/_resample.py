@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detectron2.data.transforms._bilinear_weights import rows_come_first
 from detectron2.ops.dispatch import environment_implementation
 
 __all__ = ["resize_float", "resize_nearest", "resize_uint8", "warp_affine"]
@@ -26,7 +27,7 @@ def resize_uint8(img: np.ndarray, height: int, width: int, method: Image.Resampl
         raise ValueError(f"Expected an (H, W) or (H, W, C) image, got shape {img.shape}.")
     large = img.size >= COMPILED_FROM and height * width > 0
     if method == Image.Resampling.BILINEAR and large and environment_implementation() == "auto":
-        from detectron2.data.transforms._bilinear_cpu import resize_bilinear, rows_come_first
+        from detectron2.data.transforms._bilinear_cpu import resize_bilinear
 
         if rows_come_first(*img.shape[:2], height, width):
             resized = resize_bilinear(img if img.ndim == 3 else img[:, :, None], height, width)
