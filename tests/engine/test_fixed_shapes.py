@@ -37,6 +37,8 @@ def build(name, threshold=0.0):
 def detect(model, batch, fixed):
     model.fixed_shapes = fixed
     with torch.no_grad():
+        if not hasattr(model, "inference"):
+            return [result["instances"] for result in model(batch)]
         found = model.inference(batch, do_postprocess=False)
     return found[0] if isinstance(found, tuple) else found
 
@@ -64,6 +66,57 @@ def test_every_two_stage_architecture_gives_the_same_output(name, threshold, mon
     assert calls == [1]
     assert threshold != 0 or all(len(x) > 0 for x in expected)
     assert threshold != 1.1 or all(len(x) == 0 for x in expected)
+
+
+@pytest.mark.parametrize("wanted", ["all", "some", "none"])
+@pytest.mark.parametrize("name", ["RetinaNet", "FCOS"])
+def test_every_one_stage_architecture_gives_the_same_output(name, wanted, monkeypatch):
+    model, batch = build(name), images(ARCHITECTURES[name])
+    model.test_topk_candidates, model.max_detections_per_image = 150, 60
+    scores = torch.cat([x.scores for x in detect(model, batch, fixed=False)])
+    model.test_score_thresh = {"all": 0.0, "some": scores.median().item(), "none": 1.1}[wanted]
+    expected = detect(model, batch, fixed=False)
+    monkeypatch.setattr(model.__class__, "inference_single_image", None)  # would fail if called
+    actual = detect(model, batch, fixed=True)
+    for mine, theirs in zip(actual, expected, strict=True):
+        assert torch.equal(mine.pred_boxes.tensor, theirs.pred_boxes.tensor)
+        assert torch.equal(mine.scores, theirs.scores)
+        assert torch.equal(mine.pred_classes, theirs.pred_classes)
+        assert (len(mine) == 0) == (wanted == "none")
+
+
+def test_dense_predictions_that_are_not_finite_are_left_out():
+    model, batch = build("RetinaNet"), images(ARCHITECTURES["RetinaNet"])
+    model.test_topk_candidates = 30
+    with torch.no_grad():
+        maps, (logits, deltas) = model._predict(model.preprocess_image(batch))
+        logits[0][0, 1, 2, 3], logits[1][1, 0, 0, 0] = torch.nan, torch.inf
+        deltas[0][0, :, 1] = torch.nan
+        found = []
+        for fixed in (False, True):
+            model.fixed_shapes = fixed
+            inputs = model.preprocess_image(batch)
+            found.append(model.forward_inference(inputs, maps, (logits, deltas)))
+    for plain, mine in zip(*found, strict=True):
+        assert torch.equal(mine.pred_boxes.tensor, plain.pred_boxes.tensor) and len(mine) > 0
+        assert torch.equal(mine.scores, plain.scores)
+
+
+def test_the_host_waits_once_for_a_batch_of_a_one_stage_detector():
+    batch, counted = images(ARCHITECTURES["RetinaNet"]), {}
+    with host_waits() as waits:
+        model = build("RetinaNet").to(FAR)
+        for fixed in (False, True):
+            model.fixed_shapes = fixed
+            with torch.no_grad():
+                inputs = model.preprocess_image(batch)
+                maps, predictions = model._predict(inputs)
+                model.forward_inference(inputs, maps, predictions)  # anchors are made once
+                waits.clear()
+                model.forward_inference(inputs, maps, predictions)
+            counted[fixed] = [str(wait) for wait in waits]
+    assert len(counted[True]) == 1 and "tolist" in counted[True][0], counted[True]
+    assert len(counted[False]) > 10
 
 
 @pytest.mark.parametrize("name", ["FPN", "C4", "cascade", "LVIS"])

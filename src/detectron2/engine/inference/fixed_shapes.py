@@ -8,7 +8,7 @@ which places are taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,15 @@ from detectron2.modeling.roi_heads.roi_heads import Res5ROIHeads, StandardROIHea
 from detectron2.ops import detect_boxes, dispatch, nms_topk
 from detectron2.structures import Boxes, ImageList, Instances
 
-__all__ = ["FixedShapePanopticFPN", "FixedShapeRCNN", "find_detections", "find_proposals"]
+__all__ = [
+    "FixedShapePanopticFPN",
+    "FixedShapeRCNN",
+    "FixedShapes",
+    "find_detections",
+    "find_proposals",
+    "is_untouched",
+    "read_counts",
+]
 
 
 class Proposals(NamedTuple):
@@ -129,19 +137,29 @@ def find_detections(
         topk=predictor.test_topk_per_image,
     )
     boxes, scores, classes, _, counts = found
-    # The one place where the host waits for the device.
-    return [
-        Instances(
-            size,
-            pred_boxes=Boxes(boxes[image, :count]),
-            scores=scores[image, :count],
-            pred_classes=classes[image, :count],
-        )
-        for image, (size, count) in enumerate(zip(images.image_sizes, counts.tolist(), strict=True))
-    ]
+    fields = {"pred_boxes": boxes, "scores": scores, "pred_classes": classes}
+    return read_counts(fields, counts, images.image_sizes)
 
 
-class _FixedShapes(Graphed):
+def read_counts(
+    fields: dict[str, Tensor], counts: Tensor, image_sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """The places that are taken, of each image; here the host waits for the device.
+
+    Args:
+        fields: (N, places, ...) each, `pred_boxes` among them.
+        counts: (N,) how many places are taken.
+        image_sizes: (height, width) of each image.
+    """
+    detections = []
+    for image, (size, count) in enumerate(zip(image_sizes, counts.tolist(), strict=True)):
+        taken: dict[str, Any] = {name: value[image, :count] for name, value in fields.items()}
+        taken["pred_boxes"] = Boxes(taken["pred_boxes"])
+        detections.append(Instances(size, **taken))
+    return detections
+
+
+class FixedShapes(Graphed):
     """Whole models that detect in fixed shapes where that is faster and their parts are known.
 
     Attributes:
@@ -154,13 +172,29 @@ class _FixedShapes(Graphed):
         super().become_plain()
         self.__dict__.pop("fixed_shapes", None)
 
+    def runs_in_fixed_shapes(self) -> bool:
+        """Whether the fixed form runs now."""
+        model: Any = self
+        wanted = self.fixed_shapes
+        if wanted is None:
+            wanted = model.device.type == "cuda" and _kernels_run()
+        return wanted and runs_prepared(model) and self.is_known()
+
+    def is_known(self) -> bool:
+        """Whether the fixed form computes what the model's own methods would."""
+        raise NotImplementedError(f"{type(self).__name__} has to define is_known().")
+
+
+class _FixedShapeTwoStages(FixedShapes):
+    """What `FixedShapeRCNN` and `FixedShapePanopticFPN` share."""
+
     def inference(self, *args: Any, **kwargs: Any) -> Any:
         with self.trunk_in_use():
             return super().inference(*args, **kwargs)  # type: ignore[misc]
 
     def _features(self, images: ImageList) -> dict[str, Tensor]:
         model: Any = self
-        if not self._runs_in_fixed_shapes():
+        if not self.runs_in_fixed_shapes():
             return self.run_trunk(model.backbone, images.tensor, (model.backbone,))
         rpn = model.proposal_generator
 
@@ -175,28 +209,21 @@ class _FixedShapes(Graphed):
         self, batched_inputs: list[dict[str, Any]], images: ImageList, features: dict[str, Tensor]
     ) -> list[Instances]:
         model: Any = self
-        if not self._runs_in_fixed_shapes():
+        if not self.runs_in_fixed_shapes():
             return super()._detect(batched_inputs, images, features)  # type: ignore[misc]
         proposals = find_proposals(model.proposal_generator, images, features)
         detections = find_detections(model.roi_heads, images, features, proposals)
         return model.roi_heads.forward_with_given_boxes(features, detections)
 
-    def _runs_in_fixed_shapes(self) -> bool:
-        model: Any = self
-        return runs_prepared(model) and self._wants_fixed_shapes() and _is_known(model)
-
-    def _wants_fixed_shapes(self) -> bool:
-        if self.fixed_shapes is not None:
-            return self.fixed_shapes
-        device: torch.device = self.device  # type: ignore[attr-defined]
-        return device.type == "cuda" and _kernels_run()
+    def is_known(self) -> bool:
+        return _is_known(self)
 
 
-class FixedShapeRCNN(_FixedShapes, GeneralizedRCNN):
+class FixedShapeRCNN(_FixedShapeTwoStages, GeneralizedRCNN):
     """A `GeneralizedRCNN` that waits for the device once."""
 
 
-class FixedShapePanopticFPN(_FixedShapes, PanopticFPN):
+class FixedShapePanopticFPN(_FixedShapeTwoStages, PanopticFPN):
     """A `PanopticFPN` that waits for the device once for its instances."""
 
 
@@ -215,7 +242,7 @@ def _is_known(model: Any) -> bool:
     predictors = heads.box_predictor
     predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
     return (
-        all(_is_untouched(module) for module in (rpn, heads, *predictors))
+        all(is_untouched(module) for module in (rpn, heads, *predictors))
         and all(type(predictor) is FastRCNNOutputLayers for predictor in predictors)
         and type(predictors[-1].box2box_transform) is Box2BoxTransform
         and predictors[-1].test_topk_per_image >= 0
@@ -224,7 +251,7 @@ def _is_known(model: Any) -> bool:
     )
 
 
-def _is_untouched(module: nn.Module) -> bool:
+def is_untouched(module: nn.Module) -> bool:
     """Whether nobody listens to the module, or put a function in the place of a method."""
     listened_to = module._forward_hooks or module._forward_pre_hooks
     return not listened_to and not any(

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.engine.inference.prepared import Faster, runs_prepared, state_of
-from detectron2.modeling.meta_arch.fcos import FCOS
-from detectron2.modeling.meta_arch.retinanet import RetinaNet
-from detectron2.structures import ImageList
 
-__all__ = ["Graphed", "GraphedFCOS", "GraphedRetinaNet"]
+__all__ = ["Graphed"]
 
 
 class Graphed(Faster):
@@ -54,32 +51,6 @@ class Graphed(Faster):
         if bucket is None or unseen:
             return function(images)
         return graphs(function, images, bucket, _state(parts))
-
-
-class _GraphedDense(Graphed):
-    """The trunk is all but the choice of detections."""
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        with self.trunk_in_use():
-            return super().forward(batched_inputs)  # type: ignore[misc]
-
-    def _predict(self, images: ImageList) -> tuple[list[Tensor], Any]:
-        model: Any = self
-
-        def trunk(batch: Tensor) -> tuple[list[Tensor], Any]:
-            features = model.backbone(batch)
-            maps = [features[name] for name in model.head_in_features]
-            return maps, model.head(maps)
-
-        return self.run_trunk(trunk, images.tensor, (model.backbone, model.head))
-
-
-class GraphedRetinaNet(_GraphedDense, RetinaNet):
-    """A `RetinaNet` whose trunk and head may run from a recording."""
-
-
-class GraphedFCOS(_GraphedDense, FCOS):
-    """An `FCOS` whose trunk and head may run from a recording."""
 
 
 def _state(parts: Sequence[nn.Module]) -> tuple[Any, ...]:

@@ -16,8 +16,9 @@ from detectron2.engine.inference.blocks import (
     FusedRPNHead,
 )
 from detectron2.engine.inference.convolutions import FusedConv2d, can_be_fused
+from detectron2.engine.inference.fixed_dense import FixedShapeFCOS, FixedShapeRetinaNet
 from detectron2.engine.inference.fixed_shapes import FixedShapePanopticFPN, FixedShapeRCNN
-from detectron2.engine.inference.graphed import Graphed, GraphedFCOS, GraphedRetinaNet
+from detectron2.engine.inference.graphed import Graphed
 from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.engine.inference.heads import (
     FusedBoxHead,
@@ -43,13 +44,13 @@ _FAST_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     BasicBlock: FusedBasicBlock,
     BasicStem: FusedBasicStem,
     BottleneckBlock: FusedBottleneckBlock,
-    FCOS: GraphedFCOS,
+    FCOS: FixedShapeFCOS,
     FPN: FusedFPN,
     FastRCNNConvFCHead: FusedBoxHead,
     GeneralizedRCNN: FixedShapeRCNN,
     MaskRCNNConvUpsampleHead: FusedMaskHead,
     PanopticFPN: FixedShapePanopticFPN,
-    RetinaNet: GraphedRetinaNet,
+    RetinaNet: FixedShapeRetinaNet,
     StandardRPNHead: FusedRPNHead,
     nn.ConvTranspose2d: PreparedConvTranspose2d,
     nn.Linear: PreparedLinear,

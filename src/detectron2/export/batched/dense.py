@@ -39,15 +39,9 @@ class BatchedRetinaNet(BatchedModel):
         model: Any = self.model
         features = model.backbone(self.prepared(images, image_sizes))
         maps = [features[name] for name in model.head_in_features]
-        scores, deltas = self.scores_and_deltas(model.head(maps))
+        scores, deltas = model._scores_and_deltas(model.head(maps))
         anchors = [level.tensor for level in model.anchor_generator(maps)]
         return list(zip(anchors, scores, deltas, strict=True))
-
-    def scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas."""
-        model: Any = self.model
-        logits, deltas = model._transpose_dense_predictions(predictions, [model.num_classes, 4])
-        return [level.sigmoid() for level in logits], deltas
 
     def candidates(
         self, anchors: Tensor, scores: Tensor, deltas: Tensor, num_images: Any
@@ -72,16 +66,6 @@ class BatchedRetinaNet(BatchedModel):
 
 class BatchedFCOS(BatchedRetinaNet):
     """`FCOS`."""
-
-    def scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
-        model: Any = self.model
-        logits, deltas, centerness = model._transpose_dense_predictions(
-            predictions, [model.num_classes, 4, 1]
-        )
-        scores = [
-            (level.sigmoid() * centre.sigmoid()).sqrt() for level, centre in zip(logits, centerness)
-        ]
-        return scores, deltas
 
 
 class BatchedSemanticSegmentor(BatchedModel):

@@ -17,6 +17,7 @@ from detectron2.export.batched._padded_steps import (
 from detectron2.export.batched.dense import BatchedFCOS, BatchedRetinaNet
 from detectron2.export.batched.model import BatchedModel, flat_results
 from detectron2.export.batched.rcnn import Batch, BatchedRCNN, Proposals, Steps, WithSemanticScores
+from detectron2.modeling.meta_arch.dense_detector import best_of_level
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
@@ -102,15 +103,11 @@ class PaddedRetinaNet(BatchedRetinaNet):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N, D, 4) boxes, (N, D) scores and classes of a level; see `candidates`."""
         model: Any = self.model
-        flat = scores.flatten(1)
-        best, index = flat.topk(min(model.test_topk_candidates, flat.shape[1]), dim=1)
-        rows = torch.div(index, scores.shape[2], rounding_mode="floor")
-        chosen = rows_of(deltas, rows)
-        sources = anchors[rows.flatten()]
-        boxes = model.box2box_transform.apply_deltas(chosen.flatten(0, 1), sources)
-        boxes = boxes.view(chosen.shape)
+        boxes, best, classes = best_of_level(
+            model.box2box_transform, anchors, scores, deltas, model.test_topk_candidates
+        )
         best = masked(best, (best > model.test_score_thresh) & finite(boxes))
-        return boxes, best, index - rows * scores.shape[2]
+        return boxes, best, classes
 
 
 class PaddedFCOS(PaddedRetinaNet, BatchedFCOS):

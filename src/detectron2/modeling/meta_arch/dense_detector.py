@@ -26,6 +26,29 @@ __all__ = ["DenseDetector", "permute_to_N_HWA_K"]
 _MAX_DRAWN_RESULTS = 20
 
 
+def best_of_level(
+    transform: Any, anchors: Tensor, scores: Tensor, deltas: Tensor, topk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of an anchor and a class of every image, as many of each.
+
+    Args:
+        transform: decodes `deltas`.
+        anchors: (R, 4).
+        scores: (N, R, K).
+        deltas: (N, R, 4).
+        topk: at most this many of an image.
+
+    Returns:
+        (N, k, 4) boxes, (N, k) scores by descending score, and (N, k) int64 classes.
+    """
+    flat = scores.flatten(1)
+    best, index = flat.topk(min(topk, flat.shape[1]), dim=1)
+    rows = torch.div(index, scores.shape[2], rounding_mode="floor")
+    chosen = deltas.gather(1, rows[..., None].expand(-1, -1, deltas.shape[2]))
+    boxes = transform.apply_deltas(chosen.flatten(0, 1), anchors[rows.flatten()])
+    return boxes.view(chosen.shape), best, index - rows * scores.shape[2]
+
+
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:
     """Predictions (N, A * K, H, W) as (N, H * W * A, K), in the order of the anchors."""
     return tensor.unflatten(1, (-1, K)).permute(0, 3, 4, 1, 2).flatten(1, 3)

@@ -227,15 +227,8 @@ class FCOS(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Any
     ) -> list[Instances]:
-        logits, deltas, centerness = self._transpose_dense_predictions(
-            predictions, [self.num_classes, 4, 1]
-        )
+        scores, deltas = self._scores_and_deltas(predictions)
         anchors = self.anchor_generator(features)
-        # The geometric mean ranks like the paper's product and stays on the scale of a score.
-        scores = [
-            (level_logits.sigmoid() * level_centerness.sigmoid()).sqrt_()
-            for level_logits, level_centerness in zip(logits, centerness, strict=True)
-        ]
         return [
             self.inference_single_image(
                 anchors,
@@ -245,6 +238,18 @@ class FCOS(DenseDetector):
             )
             for index, image_size in enumerate(images.image_sizes)
         ]
+
+    def _scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, (N, R_l, K) scores and (N, R_l, 4) distances, from the head's output."""
+        logits, deltas, centerness = self._transpose_dense_predictions(
+            predictions, [self.num_classes, 4, 1]
+        )
+        # The geometric mean ranks like the paper's product and stays on the scale of a score.
+        scores = [
+            (level_logits.sigmoid() * level_centerness.sigmoid()).sqrt()
+            for level_logits, level_centerness in zip(logits, centerness, strict=True)
+        ]
+        return scores, deltas
 
     def inference_single_image(
         self,

@@ -206,17 +206,22 @@ class RetinaNet(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: Any
     ) -> list[Instances]:
-        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
+        scores, deltas = self._scores_and_deltas(predictions)
         anchors = self.anchor_generator(features)
         return [
             self.inference_single_image(
                 anchors,
-                [level[index].sigmoid() for level in logits],
+                [level[index] for level in scores],
                 [level[index] for level in deltas],
                 image_size,
             )
             for index, image_size in enumerate(images.image_sizes)
         ]
+
+    def _scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas, from the head's output."""
+        logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
+        return [level.sigmoid() for level in logits], deltas
 
     def inference_single_image(
         self,
