@@ -100,7 +100,7 @@ def print_table(rows: list[Row], options: argparse.Namespace) -> None:
         f"{options.device}, {options.threads} threads, float32, {clock}: median of "
         f"{options.repeats} repeats in ms (lowest to highest), and ratio to the kernel"
     )
-    names = ["kernel", "torchvision", "reference"]
+    names = ["kernel", "plain", "torchvision", "reference"]
     names = [name for name in names if any(name in times for _, times in rows)]
     width = max(len(case) for case, _ in rows)
     print(" " * width, *(f"{name:>34}" for name in names))

@@ -35,8 +35,7 @@ def resized_on_device(
     """
     if device is None or device.type not in DEVICE_TYPES or image.dtype != np.uint8:
         return None
-    # A subclass may do anything else.
-    if type(augmentation) is not T.ResizeShortestEdge or augmentation.interp != BILINEAR:
+    if not _is_plain_resizing(augmentation) or augmentation.interp != BILINEAR:
         return None
     if len(set(augmentation.short_edge_length)) > 1 or image.size == 0:
         return None  # a length drawn here would not be the one drawn there
@@ -63,13 +62,19 @@ def shapes_of(augmentation: Any, multiple: int) -> list[tuple[int, int]]:
     Raises:
         ValueError: it does not say how large images may be.
     """
-    short = getattr(augmentation, "short_edge_length", None)
-    longest = getattr(augmentation, "max_size", sys.maxsize)
-    if type(augmentation) is not T.ResizeShortestEdge or not max(short) or longest >= sys.maxsize:
+    short, longest = 0, sys.maxsize
+    if _is_plain_resizing(augmentation):
+        short, longest = max(augmentation.short_edge_length), augmentation.max_size
+    if short <= 0 or longest >= sys.maxsize:
         raise ValueError(
             "CUDA graphs need images of known size: INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST "
             "above 0, or optimize_for_inference(model, cuda_graphs=[(height, width), ...])."
         )
-    short_side, long_side = (side + -side % multiple for side in (max(short), longest))
+    short_side, long_side = (side + -side % multiple for side in (short, longest))
     shapes = [(short_side, long_side), (long_side, short_side)]
     return shapes if short_side != long_side else shapes[:1]
+
+
+def _is_plain_resizing(augmentation: Any) -> bool:
+    # A subclass may do anything else.
+    return type(augmentation) is T.ResizeShortestEdge

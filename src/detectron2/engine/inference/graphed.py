@@ -46,7 +46,7 @@ class Graphed(Faster):
         if graphs is None or not graphs.applies_to(images) or not runs_prepared(model):
             return function(images)
         multiple = max(getattr(model.backbone, "size_divisibility", 1), 1)
-        bucket = graphs.bucket_of(*images.shape[2:], multiple)
+        bucket = graphs.bucket_of(images.shape[2], images.shape[3], multiple)
         unseen = torch.is_autocast_enabled(images.device.type) or _is_listened_to(parts)
         if bucket is None or unseen:
             return function(images)

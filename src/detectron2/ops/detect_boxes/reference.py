@@ -117,6 +117,6 @@ def detect_boxes_reference(
 def empty_results(corners: Tensor, scores: Tensor, topk: int) -> Found:
     """The result for images without candidates."""
     images = scores.shape[0]
-    numbers = [torch.zeros(images, topk, dtype=torch.int64, device=scores.device) for _ in range(2)]
-    counts = torch.zeros(images, dtype=torch.int64, device=scores.device)
-    return corners.new_zeros(images, topk, 4), scores.new_zeros(images, topk), *numbers, counts
+    integers = torch.zeros(images, topk, dtype=torch.int64, device=scores.device)
+    boxes, best = corners.new_zeros(images, topk, 4), scores.new_zeros(images, topk)
+    return boxes, best, integers, integers.clone(), integers.new_zeros(images)
