@@ -63,7 +63,8 @@ class CudaRecorder:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads, which prepare the next images, go on with what they do.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = function(images)
         return CudaRecording(graph, output)
 
