@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from detectron2.engine.inference import fixed_shapes, optimize_for_inference, undo_speed_up
+from detectron2.export.batched.choose import batched_model
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -253,6 +254,12 @@ def test_models_without_a_place_for_it_are_plain():
     for name in ("Fast R-CNN", "rotated"):
         model, batch = build(name), images(ARCHITECTURES[name])
         assert_same(detect(model, batch, fixed=True), detect(model, batch, fixed=False))
+
+
+@pytest.mark.parametrize("name", ["FPN", "RetinaNet", "FCOS", "Panoptic FPN"])
+def test_exporters_know_the_model_that_it_was(name):
+    plain, fast = ARCHITECTURES[name].build(0.0).eval(), build(name)
+    assert type(batched_model(fast)) is type(batched_model(plain))
 
 
 def test_undo_gives_the_plain_form_back():

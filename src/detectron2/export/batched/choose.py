@@ -113,10 +113,12 @@ def postprocessed(batched: BatchedModel) -> BatchedModel:
 def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> type:
     """The nearest class of `table` in the ancestry of `module`, whose methods it has."""
     where = f"its {name}, " if name else ""
-    for cls in type(module).__mro__:
+    # Made fast for inference, a model of a known class is one of a class of its own.
+    own_class = getattr(module, "_class_before", type(module))
+    for cls in own_class.__mro__:
         if cls not in table:
             continue
-        changed = [m for m in table[cls] if getattr(type(module), m) is not getattr(cls, m)]
+        changed = [m for m in table[cls] if getattr(own_class, m) is not getattr(cls, m)]
         if not changed:
             return cls
         raise UnsupportedModelError(

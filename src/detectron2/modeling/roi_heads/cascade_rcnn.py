@@ -296,6 +296,6 @@ class CascadeROIHeads(StandardROIHeads):
             else:
                 # Every row stays, because scores of the stages are added row by row; those that
                 # are not finite are left out in the end. A check here would wait for a GPU.
-                clipped = Boxes(clip_corners(of_image, size))
+                clipped = Boxes(clip_corners(of_image.detach(), size))
             proposals.append(Instances(size, proposal_boxes=clipped))
         return proposals
