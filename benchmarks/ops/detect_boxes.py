@@ -47,7 +47,9 @@ def final_detections(images: int, sharpness: float, options) -> Row:
             list(boxes.split(1000)), list(probabilities), [SIZE] * images, 0.05, 0.5, 100
         )
 
-    candidates = {"kernel": kernel, "plain": plain, "reference": under("reference", kernel)}
+    candidates = {"kernel": kernel, "plain": plain}
+    if images == 1:
+        candidates["reference"] = under("reference", kernel)
     times = milliseconds(candidates, options)
     above = int((probabilities[..., :-1] > 0.05).sum())
     return f"{images} images, {above} scores above the threshold", times
@@ -67,7 +69,6 @@ def proposals(images: int, options) -> Row:
         "plain": lambda: suppress(
             Boxes, batched_nms, boxes, scores, groups, usable, sizes, 0.7, 1000
         ),
-        "reference": under("reference", kernel),
     }
     return f"{images} images, proposals", milliseconds(candidates, options)
 
