@@ -54,8 +54,10 @@ def assert_same(actual, expected):
             assert_close(other, value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.4, 1.1])
-@pytest.mark.parametrize("name", TWO_STAGES)
+@pytest.mark.parametrize(
+    "name, threshold",
+    [*((name, 0.0) for name in TWO_STAGES), ("FPN", 0.4), ("FPN", 1.1), ("cascade", 0.4)],
+)
 def test_every_two_stage_architecture_gives_the_same_output(name, threshold, monkeypatch):
     model, batch = build(name, threshold), images(ARCHITECTURES[name])
     expected = detect(model, batch, fixed=False)
@@ -120,7 +122,7 @@ def test_the_host_waits_once_for_a_batch_of_a_one_stage_detector():
     assert len(counted[False]) > 10
 
 
-@pytest.mark.parametrize("name", ["FPN", "C4", "cascade", "LVIS"])
+@pytest.mark.parametrize("name", ["FPN", "cascade"])
 def test_the_host_waits_once_between_backbone_and_results(name):
     batch = images(ARCHITECTURES[name])
     expected = detect(build(name, 0.4), batch, fixed=True)

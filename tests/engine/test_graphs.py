@@ -164,8 +164,10 @@ def assert_same(actual, expected):
             assert_close(other, value, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("fixed", [False, True], ids=["plain", "fixed_shapes"])
-@pytest.mark.parametrize("name", ["FPN", "RetinaNet", "FCOS", "Panoptic FPN"])
+@pytest.mark.parametrize(
+    "name, fixed",
+    [("FPN", False), ("FPN", True), ("RetinaNet", True), ("FCOS", False), ("Panoptic FPN", True)],
+)
 def test_convention_a_bucket_is_what_a_larger_image_in_the_batch_would_be(name, fixed, monkeypatch):
     model, batch = build(name), images(ARCHITECTURES[name])
     model.fixed_shapes = fixed
