@@ -6,11 +6,14 @@ import pickle
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+from detectron2.data import transforms as T
+from detectron2.engine import DefaultPredictor
 from detectron2.engine.inference import graphs as graphs_module
 from detectron2.engine.inference import optimize_for_inference, undo_speed_up
 from detectron2.engine.inference.graphs import CudaRecorder, TrunkGraphs
@@ -156,12 +159,12 @@ def detect(model, batch, again=1):
     return [result["instances"] for result in found]
 
 
-def assert_same(actual, expected):
+def assert_same(actual, expected, rtol=0):
     for mine, theirs in zip(actual, expected, strict=True):
         assert len(mine) == len(theirs) > 0
         for name, value in theirs.get_fields().items():
             value, other = (getattr(x, "tensor", x) for x in (value, mine.get(name)))
-            assert_close(other, value, rtol=0, atol=0)
+            assert_close(other, value, rtol=rtol, atol=10 * rtol)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +217,23 @@ def test_hooks_and_gradients_take_the_plain_way():
     assert not recorder.recorded
     detect(model, batch, again=2)
     assert len(recorder.recorded) == 1
+
+
+def test_a_stream_is_batched_by_bucket_and_does_not_depend_on_the_batch():
+    model, recorder = build("FPN"), Recorder()
+    record_trunk(model, TrunkGraphs([(96, 128)], recorder))
+    predictor = object.__new__(DefaultPredictor)
+    predictor.model, predictor.input_format = model, "BGR"
+    predictor.aug = T.ResizeShortestEdge(0, 100)
+    random = np.random.default_rng(0)
+    sizes = [(64, 96), (70, 100), (90, 70), (96, 128)]
+    pictures = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    alone = [predictor(picture)["instances"] for picture in pictures]
+    model.roi_heads.register_forward_hook(lambda m, args, output: batches.append(len(args[2])))
+    batches = []
+    together = [found["instances"] for found in predictor.stream(pictures, batch_size=4)]
+    assert_same(together, alone, rtol=1e-5)
+    assert batches == [4] and recorder.recorded == [(1, 3, 96, 128)]
 
 
 def test_undo_and_other_modules():

@@ -124,6 +124,11 @@ class DefaultPredictor:
         """(H, W) of the batch in which an input of the model is alone."""
         multiple = _multiple(self.model)
         height, width = prepared["image"].shape[-2:]
+        graphs = getattr(self.model, "graphs", None)
+        if graphs is not None and graphs.applies_to(prepared["image"]):
+            bucket = graphs.bucket_of(height, width, multiple)
+            if bucket is not None:
+                return bucket
         return height + -height % multiple, width + -width % multiple
 
     def prepare(self, original_image: np.ndarray) -> dict[str, Any]:

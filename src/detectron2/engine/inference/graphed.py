@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectron2.engine.inference.graphs import TrunkGraphs
+from detectron2.engine.inference.graphs import TrunkGraphs, padded
 from detectron2.engine.inference.prepared import Faster, runs_prepared, state_of
 
 __all__ = ["Graphed"]
@@ -47,9 +47,10 @@ class Graphed(Faster):
             return function(images)
         multiple = max(getattr(model.backbone, "size_divisibility", 1), 1)
         bucket = graphs.bucket_of(images.shape[2], images.shape[3], multiple)
-        unseen = torch.is_autocast_enabled(images.device.type) or _is_listened_to(parts)
-        if bucket is None or unseen:
+        if bucket is None:
             return function(images)
+        if torch.is_autocast_enabled(images.device.type) or _is_listened_to(parts):
+            return function(padded(images, bucket))  # the same results, though not recorded
         return graphs(function, images, bucket, _state(parts))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["CudaRecorder", "Recorder", "Recording", "TrunkGraphs"]
+__all__ = ["CudaRecorder", "Recorder", "Recording", "TrunkGraphs", "padded"]
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,10 @@ __all__ = [
 ]
 
 # 32 boxes hold 25 MB of doubled map in float32: it stays in the caches, and the C library gives
-# memory of this size again without asking the system for zeroed pages.
+# memory of this size again without asking the system for zeroed pages. Elsewhere each chunk costs
+# launches.
 _BOXES_PER_CHUNK = 32
+_BOXES_PER_CHUNK_ELSEWHERE = 256
 
 
 class PreparedLinear(Prepared, nn.Linear):
@@ -142,8 +144,9 @@ class FusedMaskHead(Prepared, MaskRCNNConvUpsampleHead):
             classes = torch.zeros_like(classes)
         cells = x.permute(0, 2, 3, 1).to(weight.dtype)  # (K, h, w, C)
         logits = x.new_empty(boxes, height * width * 4, 1, dtype=torch.float32)
-        for first in range(0, boxes, _BOXES_PER_CHUNK):
-            chunk = slice(first, first + _BOXES_PER_CHUNK)
+        step = _BOXES_PER_CHUNK if x.device.type == "cpu" else _BOXES_PER_CHUNK_ELSEWHERE
+        for first in range(0, boxes, step):
+            chunk = slice(first, first + step)
             doubled = F.relu_(F.linear(cells[chunk], weight, bias))
             doubled = doubled.reshape(len(doubled), height * width * 4, -1)
             logits[chunk] = torch.bmm(doubled, class_weight[classes[chunk]][..., None])
