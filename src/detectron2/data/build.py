@@ -106,14 +106,7 @@ def get_detection_dataset_dicts(
         raise AssertionError(
             "No dataset is named; set DATASETS.TRAIN (or DATASETS.TEST) to names of the catalog."
         )
-    if check:
-        from detectron2.data.check import load_checked
-
-        loaded = [
-            load_checked(n, check, against=check_against, output_dir=check_output) for n in names
-        ]
-    else:
-        loaded = [DatasetCatalog.get(name) for name in names]
+    loaded = _load_datasets(names, check, check_against, check_output)
     if isinstance(loaded[0], torchdata.Dataset):
         return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
     for name, records in zip(names, loaded):
@@ -123,14 +116,7 @@ def get_detection_dataset_dicts(
                 "folder that it was registered with."
             )
     if proposal_files is not None:
-        if len(names) != len(proposal_files):
-            raise AssertionError(
-                f"{len(names)} datasets need as many proposal files, got {len(proposal_files)}."
-            )
-        loaded = [
-            load_proposals_into_dataset(records, file)
-            for records, file in zip(loaded, proposal_files)
-        ]
+        loaded = _with_proposals(loaded, proposal_files)
     dataset_dicts = list(itertools.chain.from_iterable(loaded))
     has_instances = "annotations" in dataset_dicts[0]
     if filter_empty and has_instances:
@@ -145,6 +131,27 @@ def get_detection_dataset_dicts(
     if check_consistency and has_instances:
         _check_classes(dataset_dicts, names)
     return dataset_dicts
+
+
+def _load_datasets(
+    names: Sequence[str], check: str, check_against: Sequence[str], check_output: str | None
+) -> list[Any]:
+    """Records of each dataset, or a torch dataset where that is what its loader returns."""
+    if not check:
+        return [DatasetCatalog.get(name) for name in names]
+    from detectron2.data.check import load_checked
+
+    return [load_checked(n, check, against=check_against, output_dir=check_output) for n in names]
+
+
+def _with_proposals(loaded: Sequence[Sequence[Record]], proposal_files: Sequence[str]) -> list[Any]:
+    if len(loaded) != len(proposal_files):
+        raise AssertionError(
+            f"{len(loaded)} datasets need as many proposal files, got {len(proposal_files)}."
+        )
+    return [
+        load_proposals_into_dataset(records, file) for records, file in zip(loaded, proposal_files)
+    ]
 
 
 def _check_classes(dataset_dicts: Sequence[Record], names: Sequence[str]) -> None:
