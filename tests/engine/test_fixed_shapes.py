@@ -71,6 +71,19 @@ def test_every_two_stage_architecture_gives_the_same_output(name, threshold, mon
     assert threshold != 1.1 or all(len(x) == 0 for x in expected)
 
 
+@pytest.mark.parametrize("name", ["FPN", "cascade"])
+def test_places_without_a_proposal_give_no_detection(name):
+    model, batch = build(name), images(ARCHITECTURES[name])
+    model.proposal_generator.nms_thresh = 0.02
+    model.proposal_generator.min_box_size = 12
+    inputs = model.preprocess_image(batch)
+    with torch.no_grad():
+        features = model.backbone(inputs.tensor)
+        exist = fixed_shapes.find_proposals(model.proposal_generator, inputs, features).exist
+    assert 0 < int(exist.sum()) < exist.numel()
+    assert_same(detect(model, batch, fixed=True), detect(model, batch, fixed=False))
+
+
 @pytest.mark.parametrize("wanted", ["all", "some", "none"])
 @pytest.mark.parametrize("name", ["RetinaNet", "FCOS"])
 def test_every_one_stage_architecture_gives_the_same_output(name, wanted, monkeypatch):
