@@ -94,6 +94,14 @@ def test_every_batch_size_and_bucket_has_its_recording_and_the_oldest_goes():
     assert len(recorder.recorded) == 4  # it was the oldest, and is recorded again
 
 
+def test_of_the_recordings_the_one_used_longest_ago_goes():
+    recorder = Recorder()
+    graphs = TrunkGraphs(BUCKETS, recorder, capacity=2)
+    for number in (1, 1, 2, 2, 1, 3, 3, 1):
+        graphs(doubled, pictures(number=number), (96, 128), 0)
+    assert [shape[0] for shape in recorder.recorded] == [1, 2, 3]
+
+
 def test_a_change_of_state_throws_the_recordings_away():
     recorder = Recorder()
     graphs = TrunkGraphs(BUCKETS, recorder)
