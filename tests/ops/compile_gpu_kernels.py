@@ -13,10 +13,12 @@ from triton.compiler import ASTSource
 
 TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)]
 
+MAPS = [f"data{level}" for level in range(4)]
 ROI_ALIGN = {
-    "data": "*fp32", "pooled": "*fp32", "rois": "*fp32", "levels": "*i64", "scale": "fp32",
+    **dict.fromkeys(MAPS, "*fp32"), **{f"scale{level}": "fp32" for level in range(4)},
+    "pooled": "*fp32", "rois": "*fp32", "levels": "*i64",
     "OFFSET": 0.5, "MIN_SIDE": 0.0, "RATIO": 0, "ROWS": 7, "COLUMNS": 7, "LAST": True,
-    "REAL": tl.float32, "BACKWARD": False, "BLOCK": 256,
+    "REAL": tl.float32, "BACKWARD": False, "MANY": True, "BLOCK": 256,
 }  # fmt: skip
 NMS = {"boxes": "*fp32", "classes": "*i64", "bits": "*i32", "threshold": "fp32", "WORD": 32}
 IOU = {"boxes1": "*fp32", "boxes2": "*fp32", "output": "*fp16", "ROWS": 16, "COLUMNS": 128}
@@ -66,7 +68,13 @@ KERNELS = [
     ("roi_align", "visit_samples", ROI_ALIGN),
     ("roi_align", "visit_samples", {**ROI_ALIGN, "BACKWARD": True, "pooled": "*bf16"}),
     ("roi_align", "visit_samples", {**ROI_ALIGN, "LAST": False, "RATIO": 2, "MIN_SIDE": 1.0}),
-    ("roi_align", "visit_samples", {**ROI_ALIGN, "data": "*fp64", "REAL": tl.float64}),
+    ("roi_align", "visit_samples", {**ROI_ALIGN, "MANY": False, "image0": "i64"}),
+    ("roi_align", "visit_samples", {**ROI_ALIGN, "image2": "i64", "BACKWARD": True}),
+    (
+        "roi_align",
+        "visit_samples",
+        {**ROI_ALIGN, **dict.fromkeys(MAPS, "*fp64"), "REAL": tl.float64},
+    ),
     ("nms", "overlap_word", {**NMS, "CLASSES": True}),
     ("nms", "overlap_word", {**NMS, "CLASSES": False}),
     ("nms", "reduce_words", {"bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256}),

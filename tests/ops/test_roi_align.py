@@ -1,5 +1,6 @@
 import math
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -221,13 +222,51 @@ def test_all_levels_in_one_call_match_reference(kernel, count, memory, ratio):
     check_against_reference(op, kernel, pyramid(kernel, memory), rois, levels, leaves=leaves)
 
 
+# One more than a launch of the GPU kernel takes.
+FIVE = [(24, 30), (12, 15), (6, 8), (3, 4), (2, 2)]
+
+
 def test_all_levels_match_reference_in_every_dtype(kernel, dtype):
-    levels = torch.tensor([2, 0, 0, 2, 1], device=kernel.device)
-    rois = with_images(random_boxes(5, device=kernel.device), 2)
+    maps = [random_map((2, 5, *size), kernel, "strided", dtype, seed=size[0]) for size in FIVE]
+    levels = torch.tensor([2, 0, 4, 3, 1, 5], device=kernel.device)
+    rois = with_images(random_boxes(6, device=kernel.device), 2)
     rois = rois.double() if dtype == torch.float64 else rois
-    op = partial(multilevel_roi_align, output_size=4, spatial_scales=SCALES, aligned=True)
-    leaves = ("level 0", "level 1", "level 2")
-    check_against_reference(op, kernel, pyramid(kernel, dtype=dtype), rois, levels, leaves=leaves)
+    scales = [0.25, 0.125, 0.0625, 1 / 32, 1 / 64]
+    op = partial(multilevel_roi_align, output_size=4, spatial_scales=scales, aligned=True)
+    leaves = tuple(f"level {level}" for level in range(5))
+    check_against_reference(op, kernel, maps, rois, levels, leaves=leaves)
+
+
+def test_a_level_without_cells_gives_zeros(kernel):
+    maps = [torch.ones(1, 2, *size, device=kernel.device) for size in ((0, 3), (4, 4))]
+    # Some of its samples are less than a cell away from the map.
+    rois = with_images(torch.tensor([[-3.0, -3, 3, 3]] * 2, device=kernel.device), 1)
+    levels = torch.tensor([0, 1], device=kernel.device)
+    with kernel.active():
+        pooled = multilevel_roi_align(maps, rois, levels, 2, [1.0, 1.0], 3, True)
+    assert not pooled[0].any() and pooled[1, :, 1, 1].all()
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+@pytest.mark.parametrize(("count", "launches"), [(1, 1), (4, 1), (5, 2)])
+def test_up_to_four_levels_are_one_launch_on_a_gpu(monkeypatch, count, launches):
+    from detectron2.ops.roi_align import gpu
+
+    calls = []
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **options: calls.append((args[7], args[8], options["BACKWARD"]))
+
+    monkeypatch.setattr(gpu, "visit_samples", Recorder())
+    maps = [torch.zeros(1, 2, *size) for size in FIVE[:count]]
+    rois, levels, scales = torch.zeros(3, 5), torch.zeros(3, dtype=torch.int64), [0.5] * count
+    pooled = gpu.multilevel_roi_align(maps, rois, levels, 2, 2, scales, 2, True)
+    sizes = [1, *(side for size in FIVE[:count] for side in size)]
+    gpu.multilevel_roi_align_backward(pooled, rois, levels, sizes, scales, 2, True, [False] * count)
+    ranges = [(first, min(count - first, 4)) for first in range(0, count, 4)]
+    assert len(ranges) == launches
+    assert calls == [(*levels, way) for way in (False, True) for levels in ranges]
 
 
 def test_convention_a_box_of_no_level_gives_zeros(kernel):

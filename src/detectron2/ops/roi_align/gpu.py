@@ -1,9 +1,11 @@
-"""ROIAlign on GPU: one program per box and block of output elements.
+"""ROIAlign on GPU: one program per box and block of output elements, of all levels together.
 
 The elements of a block follow the memory order of the output, so stores are coalesced; for
 channels-last maps loads are too, and for channels-first maps neighbouring bins read
-neighbouring cells. A box of another level does no work, so all levels share one output without
-a list of their boxes, and nothing waits for the host.
+neighbouring cells. A program looks up the level of its box and takes that map's address and
+strides out of the kernel's arguments: up to `LEVELS` maps are one launch, without a list of the
+boxes of each level, so nothing waits for the host. (A tuple of maps as one argument takes
+Triton 3.3; the package runs with 3.2.)
 
 Budget, per output element: 16 loads at 2 x 2 samples, mostly from cache, and one store. The
 gradient adds the same 16 values atomically, in no fixed order: with
@@ -11,6 +13,7 @@ gradient adds the same 16 values atomically, in no fixed order: with
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 import triton
@@ -37,23 +40,44 @@ __all__ = [
 
 BLOCK = 256
 
+# Maps of one launch, as many as most pyramids have; the fifth and later ones take another launch.
+LEVELS = 4
+
+# What a program needs to know of each map, in the order of the kernel's arguments.
+OF_LEVEL = ("height", "width", "image", "channel", "row", "column", "scale")
+
+
+@triton.jit
+def of_level(level, first, second, third, fourth):  # type: ignore[no-untyped-def]
+    """That of four numbers which belongs to `level`."""
+    lower = tl.where(level == 0, first, second)
+    return tl.where(level < 2, lower, tl.where(level == 2, third, fourth))
+
 
 # Images differ in size: a kernel for every divisibility of every size would be compiled.
 @triton.jit(
     do_not_specialize=[
-        "level", "image_count", "channels", "height", "width", "stride_image", "stride_row",
+        "first_level", "level_count", "image_count", "channels",
+        *(f"{name}{level}" for name in OF_LEVEL for level in range(LEVELS)),
     ]
 )  # fmt: skip
 def visit_samples(
-    data, pooled, rois, levels, level, image_count, channels, height, width,
-    stride_image, stride_channel, stride_row, stride_column, scale,
+    data0, data1, data2, data3, pooled, rois, levels,
+    first_level, level_count, image_count, channels,
+    height0, height1, height2, height3, width0, width1, width2, width3,
+    image0, image1, image2, image3, channel0, channel1, channel2, channel3,
+    row0, row1, row2, row3, column0, column1, column2, column3, scale0, scale1, scale2, scale3,
     OFFSET: tl.constexpr, MIN_SIDE: tl.constexpr, RATIO: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LAST: tl.constexpr, REAL: tl.constexpr,
-    BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, MANY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Forward: pooled = mean of samples of data. Backward: data += share of pooled.
 
-    `data` has any strides; `pooled` is (K, ROWS * COLUMNS, C) if LAST, else the transpose.
+    Args:
+        data0 to data3: maps of any strides, which are `image`, `channel`, `row`, `column`.
+        pooled: (K, ROWS * COLUMNS, C) if LAST, else the transpose.
+        first_level: level of data0, of `level_count` that are here; others are left alone.
+        MANY: whether there is more than data0.
     """
     k = tl.program_id(0).to(tl.int64)
     element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -61,6 +85,24 @@ def visit_samples(
         channel, cell = element % channels, element // channels
     else:
         channel, cell = element // (ROWS * COLUMNS), element % (ROWS * COLUMNS)
+
+    level = tl.load(levels + k) - first_level
+    data, height, width, scale = data0, height0, width0, scale0
+    stride_image, stride_channel, stride_row, stride_column = image0, channel0, row0, column0
+    if MANY:
+        height = of_level(level, height0, height1, height2, height3)
+        width = of_level(level, width0, width1, width2, width3)
+        scale = of_level(level, scale0, scale1, scale2, scale3)
+        stride_image = of_level(level, image0, image1, image2, image3)
+        stride_channel = of_level(level, channel0, channel1, channel2, channel3)
+        stride_row = of_level(level, row0, row1, row2, row3)
+        stride_column = of_level(level, column0, column1, column2, column3)
+        if level == 1:
+            data = data1
+        if level == 2:
+            data = data2
+        if level == 3:
+            data = data3
 
     image = tl.load(rois + k * 5).to(tl.int64)
     x0 = tl.load(rois + k * 5 + 1).to(REAL) * scale - OFFSET
@@ -72,7 +114,8 @@ def visit_samples(
         side_y, side_x = tl.maximum(side_y, MIN_SIDE), tl.maximum(side_x, MIN_SIDE)
     bin_y, samples_y, visits_y = bin_samples(side_y, 2 * height + 8, ROWS, RATIO)
     bin_x, samples_x, visits_x = bin_samples(side_x, 2 * width + 8, COLUMNS, RATIO)
-    mine = (tl.load(levels + k) == level) & (image >= 0) & (image < image_count)
+    mine = (level >= 0) & (level < level_count) & (image >= 0) & (image < image_count)
+    mine = mine & (height > 0) & (width > 0)
     visits_y = tl.where(mine, visits_y, 0)
     exists = element < tl.where(mine, channels * ROWS * COLUMNS, 0)
 
@@ -104,29 +147,46 @@ def visit_samples(
 
 
 def launch(
-    data: Tensor,
+    maps: Sequence[Tensor],
+    scales: Sequence[float],
     pooled: Tensor,
     rois: Tensor,
     levels: Tensor,
-    level: int,
-    scale: float,
     ratio: int,
     aligned: bool,
     backward: bool,
 ) -> None:
-    """Visit the samples of the boxes of one level; `data` and `pooled` are (., C, ., .)."""
+    """Visit the samples of all boxes; the maps and `pooled` are (., C, ., .)."""
     count, channels, height, width = pooled.shape
-    if pooled.numel() == 0 or data.numel() == 0:
+    if pooled.numel() == 0:
         return
     grid = (count, triton.cdiv(channels * height * width, BLOCK))
-    with device_of(data):
-        visit_samples[grid](
-            data, pooled, rois, levels, level, data.shape[0], channels, data.shape[2],
-            data.shape[3], *data.stride(), scale,
-            OFFSET=0.5 if aligned else 0.0, MIN_SIDE=0.0 if aligned else 1.0,
-            RATIO=max(ratio, 0), ROWS=height, COLUMNS=width, LAST=is_channels_last(pooled),
-            REAL=real_type(data.dtype), BACKWARD=backward, BLOCK=BLOCK, **EXACT,
-        )  # fmt: skip
+    with device_of(pooled):
+        for first in range(0, len(maps), LEVELS):
+            here = maps[first : first + LEVELS]
+            data, numbers = arguments_of(here, scales[first : first + LEVELS])
+            visit_samples[grid](
+                *data, pooled, rois, levels, first, len(here), maps[0].shape[0], channels,
+                *numbers,
+                OFFSET=0.5 if aligned else 0.0, MIN_SIDE=0.0 if aligned else 1.0,
+                RATIO=max(ratio, 0), ROWS=height, COLUMNS=width, LAST=is_channels_last(pooled),
+                REAL=real_type(maps[0].dtype), BACKWARD=backward, MANY=len(here) > 1,
+                BLOCK=BLOCK, **EXACT,
+            )  # fmt: skip
+
+
+def arguments_of(
+    maps: Sequence[Tensor], scales: Sequence[float]
+) -> tuple[list[Tensor], list[float]]:
+    """`LEVELS` maps, the first again where there are fewer; and `OF_LEVEL` of them."""
+    maps = [*maps, *[maps[0]] * (LEVELS - len(maps))]
+    scales = [*scales, *[scales[0]] * (LEVELS - len(scales))]
+    of_maps = zip(*((*data.shape[2:], *data.stride()) for data in maps))
+    return maps, [*chain.from_iterable(of_maps), *scales]
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device, last: bool) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=format_of(last)).zero_()
 
 
 def multilevel_roi_align(
@@ -141,13 +201,11 @@ def multilevel_roi_align(
 ) -> Tensor:
     """The Triton forward of :func:`detectron2.ops.multilevel_roi_align`."""
     first = features[0]
-    pooled = torch.zeros(
-        (rois.shape[0], first.shape[1], height, width), dtype=first.dtype, device=first.device
-    ).contiguous(memory_format=format_of(is_channels_last(first)))
+    shape = (rois.shape[0], first.shape[1], height, width)
+    pooled = zeros(shape, first.dtype, first.device, is_channels_last(first))
     rois = rois.detach().contiguous()
-    for level, (feature, scale) in enumerate(zip(features, spatial_scales)):
-        feature = feature.detach()
-        launch(feature, pooled, rois, levels, level, scale, sampling_ratio, aligned, False)
+    maps = [feature.detach() for feature in features]
+    launch(maps, spatial_scales, pooled, rois, levels, sampling_ratio, aligned, False)
     return pooled
 
 
@@ -168,14 +226,13 @@ def multilevel_roi_align_backward(
         )
     grad = grad if is_channels_last(grad) else grad.contiguous()
     rois = rois.detach().contiguous()
-    gradients = []
-    for level, scale in enumerate(spatial_scales):
-        shape = (sizes[0], grad.shape[1], sizes[1 + 2 * level], sizes[2 + 2 * level])
-        gradient = torch.zeros(shape, dtype=compute_dtype(grad.dtype), device=grad.device)
-        gradient = gradient.contiguous(memory_format=format_of(channels_last[level]))
-        launch(gradient, grad, rois, levels, level, scale, sampling_ratio, aligned, True)
-        gradients.append(gradient.to(grad.dtype))
-    return gradients
+    real = compute_dtype(grad.dtype)
+    gradients = [
+        zeros((sizes[0], grad.shape[1], *size), real, grad.device, last)
+        for *size, last in zip(sizes[1::2], sizes[2::2], channels_last)
+    ]
+    launch(gradients, spatial_scales, grad, rois, levels, sampling_ratio, aligned, True)
+    return [gradient.to(grad.dtype) for gradient in gradients]
 
 
 def roi_align(
