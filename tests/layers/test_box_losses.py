@@ -1,12 +1,14 @@
 import math
 
+import fvcore.nn
 import pytest
 import torch
 from torch.testing import assert_close
 
 from detectron2.layers import ciou_loss, diou_loss
+from detectron2.layers.losses import giou_loss
 
-LOSSES = [diou_loss, ciou_loss]
+LOSSES = [diou_loss, ciou_loss, giou_loss]
 
 
 def boxes(*rows):
@@ -23,6 +25,20 @@ def test_diou_of_boxes_that_anyone_can_check():
     # Two squares of side 2, one shifted by 1: IoU 1/3; centres 1 apart, diagonal² 9 + 4.
     loss = diou_loss(boxes([0, 0, 2, 2]), boxes([1, 0, 3, 2]))
     assert_close(loss, torch.tensor([1 - 1 / 3 + 1 / 13]))
+
+
+def test_giou_and_its_gradient_are_those_of_fvcore():
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(2, 300, 2, generator=generator) * 8
+    sides = torch.rand(2, 300, 2, generator=generator) * 4
+    first, second = torch.cat([corners, corners + sides], dim=2)
+    results = []
+    for loss in (giou_loss, fvcore.nn.giou_loss):
+        box = first.clone().requires_grad_()
+        value = loss(box, second)
+        value.sum().backward()
+        results.append((value.detach(), box.grad))
+    assert_close(*results)
 
 
 def test_ciou_adds_the_difference_of_aspect_ratios():

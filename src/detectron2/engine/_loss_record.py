@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detectron2.utils import comm
+from detectron2.utils._deferred import Check, fetch
 from detectron2.utils.events import get_event_storage
 
 GRADIENT_NORM = "gradient_norm"
@@ -22,22 +22,27 @@ def record_losses(
     prefix: str,
     group: Any,
     gradient_norm: Tensor | None = None,
+    checks: Sequence[Check] = (),
 ) -> None:
     """Put the means over all processes into the storage of the main process.
 
     Args:
         gradient_norm: of all parameters together; comes from the GPU in one copy with the losses.
+        checks: what the model wants to be asked; their answers come in the same copy.
 
     Raises:
         FloatingPointError: their sum, or the norm, is not finite, on every process.
+        Exception: that of a check.
     """
     values = dict(loss_dict)
     if gradient_norm is not None:
         values[GRADIENT_NORM] = gradient_norm
+    floats, counts = _as_floats(values, checks)
     # Every process gets all of them: if one loss is not finite they all stop, and none waits
     # in a collective call for one that is gone.
-    everyone = comm.all_gather((_as_floats(values), data_time), group)
-    means = {name: sum(losses[name] for losses, _ in everyone) / len(everyone) for name in values}
+    everyone = comm.all_gather((floats, data_time, sum(counts)), group)
+    _answer(checks, counts, sum(count for *_, count in everyone), iteration)
+    means = {name: sum(losses[name] for losses, *_ in everyone) / len(everyone) for name in values}
     norm = means.pop(GRADIENT_NORM, None) if gradient_norm is not None else None
     total = sum(means.values())
     if not math.isfinite(total):
@@ -56,7 +61,7 @@ def record_losses(
     storage = get_event_storage()
     storage.put_scalar("rank_data_time", data_time, cur_iter=iteration)
     # The slowest process decides when the iteration begins.
-    storage.put_scalar("data_time", max(seconds for _, seconds in everyone), cur_iter=iteration)
+    storage.put_scalar("data_time", max(seconds for _, seconds, _ in everyone), cur_iter=iteration)
     storage.put_scalar(f"{prefix}total_loss", total, cur_iter=iteration)
     if len(means) > 1:
         storage.put_scalars(cur_iter=iteration, **means)
@@ -64,9 +69,24 @@ def record_losses(
         storage.put_scalar(GRADIENT_NORM, norm, cur_iter=iteration)
 
 
-def _as_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+def _as_floats(
+    values: Mapping[str, Tensor], checks: Sequence[Check]
+) -> tuple[dict[str, float], list[float]]:
+    """Values by name, and the counts of the checks."""
+    counts = [check.count for check in checks]
     if not values or not all(isinstance(value, Tensor) for value in values.values()):
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in values.items()}, [float(x) for x in counts]
     # One copy from the GPU, and one wait for it, instead of one per loss.
-    stacked = torch.stack([value.detach().reshape(()) for value in values.values()])
-    return dict(zip(values, stacked.tolist(), strict=True))
+    read = [numbers[0] for numbers in fetch([*values.values(), *counts])]
+    return dict(zip(values, read)), read[len(values) :]
+
+
+def _answer(
+    checks: Sequence[Check], counts: Sequence[float], of_all: float, iteration: int
+) -> None:
+    for check, count in zip(checks, counts, strict=True):
+        check.answer(count)
+    if of_all:
+        raise FloatingPointError(
+            f"Another process predicts numbers that are not finite at iteration {iteration}."
+        )

@@ -16,6 +16,7 @@ from detectron2.engine._loss_record import record_losses
 from detectron2.engine._step_guard import StepGuard, gradient_norm
 from detectron2.engine._trainer_base import HookBase, TrainerBase, WorkerKilledError
 from detectron2.utils import comm
+from detectron2.utils._deferred import Check, collected_checks
 from detectron2.utils.events import get_event_storage
 
 __all__ = ["AMPTrainer", "HookBase", "SimpleTrainer", "TrainerBase"]
@@ -67,6 +68,7 @@ class SimpleTrainer(TrainerBase):
         self.accumulation_steps = 1
         self.guard: StepGuard | None = None
         self._parts = BatchParts()
+        self._checks: list[Check] = []
         self._iterator: Iterator[Any] | None = None
         self._metric_writer: ThreadPoolExecutor | None = None
         self._pending_metrics: Future[None] | None = None
@@ -103,7 +105,8 @@ class SimpleTrainer(TrainerBase):
         if guard is not None:
             guard.before_forward(self.model)
         try:
-            loss_dict = self._parts.gradients(self, batches)
+            with collected_checks(self._checks):
+                loss_dict = self._parts.gradients(self, batches)
         except FloatingPointError as error:  # the model itself noticed
             # The other processes, if any, wait for this one's gradients.
             if guard is None or comm.get_world_size() > 1:
@@ -186,10 +189,15 @@ class SimpleTrainer(TrainerBase):
         if (iteration + 1) % self.gather_metric_period != 0:
             return
         norm = self._gradient_norm() if self._active_guard is not None else None
+        # The next step may append to the list while another thread writes the metrics.
+        checks = [self._checks.pop(0) for _ in range(len(self._checks))]
         if norm is None:
             self.write_metrics(loss_dict, data_time, iteration, prefix, self._metric_group)
+            for check in checks:
+                check.answer(check.count.item())
         else:
-            record_losses(loss_dict, data_time, iteration, prefix, self._metric_group, norm)
+            group = self._metric_group
+            record_losses(loss_dict, data_time, iteration, prefix, group, norm, checks)
 
     @property
     def _active_guard(self) -> StepGuard | None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detectron2.utils._deferred import is_remote
+
 __all__ = [
     "BatchNorm2d",
     "Conv2d",
@@ -61,8 +63,9 @@ def numbers_to_device(
 
 
 def move_device_like(src: Tensor, dst: Tensor) -> Tensor:
-    """`src` on the device of `dst`."""
-    return src.to(dst.device)
+    """`src` on the device of `dst`; the host does not wait for a copy to a GPU."""
+    to_gpu = src.device.type == "cpu" and is_remote(dst)
+    return src.to(dst.device, non_blocking=to_gpu)
 
 
 def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn import giou_loss, smooth_l1_loss
+from fvcore.nn import smooth_l1_loss
 from torch import Tensor
 
 from detectron2.layers import cat, ciou_loss, diou_loss
+from detectron2.layers.losses import giou_loss
 from detectron2.structures import Boxes, RotatedBoxes
+from detectron2.utils._deferred import is_remote
 
 __all__ = ["Box2BoxTransform", "Box2BoxTransformLinear", "Box2BoxTransformRotated"]
 
@@ -228,21 +230,48 @@ def _dense_box_regression_loss(
     Raises:
         ValueError: the loss type is unknown.
     """
-    # Only the positives enter the arithmetic: a few hundred rows of several hundred thousand.
-    image_index, anchor_index = fg_mask.nonzero(as_tuple=True)
-    deltas = cat(pred_anchor_deltas, dim=1)[image_index, anchor_index]
-    sources = type(anchors[0]).cat(anchors).tensor[anchor_index]
-    targets = torch.stack(gt_boxes)[image_index, anchor_index]
-    if box_reg_loss_type == "smooth_l1":
-        target_deltas = box2box_transform.get_deltas(sources, targets)
-        return smooth_l1_loss(deltas, target_deltas, beta=smooth_l1_beta, reduction="sum")
-    if box_reg_loss_type not in _BOX_LOSSES:
+    if box_reg_loss_type != "smooth_l1" and box_reg_loss_type not in _BOX_LOSSES:
         raise ValueError(
             f"Box regression loss {box_reg_loss_type!r} is unknown; "
             f"use 'smooth_l1', {', '.join(map(repr, _BOX_LOSSES))}."
         )
-    predictions = box2box_transform.apply_deltas(deltas, sources)
-    return _BOX_LOSSES[box_reg_loss_type](predictions, targets, reduction="sum")
+    deltas, sources, targets, unused = _positive_rows(
+        cat(pred_anchor_deltas, dim=1),
+        type(anchors[0]).cat(anchors).tensor,
+        torch.stack(gt_boxes),
+        fg_mask,
+    )
+    if box_reg_loss_type == "smooth_l1":
+        target_deltas = box2box_transform.get_deltas(sources, targets)
+        losses = smooth_l1_loss(deltas, target_deltas, beta=smooth_l1_beta).sum(dim=1)
+    else:
+        predictions = box2box_transform.apply_deltas(deltas, sources)
+        losses = _BOX_LOSSES[box_reg_loss_type](predictions, targets)
+    return losses.sum() if unused is None else losses.masked_fill(unused, 0).sum()
+
+
+def _positive_rows(
+    deltas: Tensor, sources: Tensor, targets: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What enters the arithmetic: (P, B) predictions, sources and targets; and (P,) True where
+    the loss does not count, None if all do.
+
+    On a CPU the positives alone, a few hundred rows of several hundred thousand. On a GPU their
+    number would be waited for, and arithmetic costs less: all rows, with harmless numbers in those
+    that do not count.
+
+    Args:
+        deltas, targets: (N, R, B).
+        sources: (R, B).
+        mask: (N, R).
+    """
+    if not is_remote(mask):
+        images, rows = mask.nonzero(as_tuple=True)
+        return deltas[images, rows], sources[rows], targets[images, rows], None
+    sources = sources.expand_as(targets)
+    targets = torch.where(mask[..., None], targets, sources)
+    deltas = deltas.masked_fill(~mask[..., None], 0)
+    return deltas.flatten(0, 1), sources.flatten(0, 1), targets.flatten(0, 1), ~mask.flatten()
 
 
 _BOX_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectron2.layers import ROIAlign, ROIAlignRotated, cat
+from detectron2.modeling.sampling import rows_of_masks
 from detectron2.ops import multilevel_roi_align, roi_pool
 from detectron2.structures import Boxes, RotatedBoxes
 
@@ -159,7 +160,7 @@ class ROIPooler(nn.Module):
         return self._pool_level_by_level(x, rois, levels)
 
     def _pool_level_by_level(self, x: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
-        chosen = [torch.nonzero(levels == level)[:, 0] for level in range(len(x))]
+        chosen = rows_of_masks([levels == level for level in range(len(x))])
         pooled = [
             pooler(features, rois[rows])
             for pooler, features, rows in zip(self.level_poolers, x, chosen)

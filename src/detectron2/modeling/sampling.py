@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detectron2.layers import nonzero_tuple
+from detectron2.utils._deferred import is_remote
 
-__all__ = ["keep_sampled_labels", "subsample_labels"]
+__all__ = ["keep_sampled_labels", "rows_of_masks", "subsample_images", "subsample_labels"]
 
 
 def subsample_labels(
@@ -56,6 +60,54 @@ def keep_sampled_labels(
     Returns:
         (N, R), a new tensor.
     """
+    sampled = torch.full_like(labels, -1)
+    for index, is_member in _samples(labels, num_samples, positive_fraction, bg_label):
+        # Where members run out the index points anywhere: what is there stays.
+        values = torch.where(is_member, labels.gather(1, index), sampled.gather(1, index))
+        sampled.scatter_(1, index, values)
+    return sampled
+
+
+def subsample_images(
+    labels: Sequence[Tensor], num_samples: int, positive_fraction: float, bg_label: int
+) -> list[Tensor]:
+    """`subsample_labels` of many images, with one wait for the device in all.
+
+    Args:
+        labels: for each image, (R,) integers; see `subsample_labels`.
+        num_samples: samples to take of each image.
+        positive_fraction: at most ``int(num_samples * positive_fraction)`` are positive.
+        bg_label: label of a negative.
+
+    Returns:
+        For each image, int64 indices of the chosen positives and behind them those of the chosen
+        negatives, each in random order.
+    """
+    padded = pad_sequence(list(labels), batch_first=True, padding_value=-1)
+    (positive, is_positive), (negative, is_negative) = _samples(
+        padded, num_samples, positive_fraction, bg_label
+    )
+    index = torch.cat([positive, negative], dim=1)
+    chosen = rows_of_masks(list(torch.cat([is_positive, is_negative], dim=1)))
+    return [row[columns] for row, columns in zip(index, chosen, strict=True)]
+
+
+def rows_of_masks(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Where each of some (R,) masks is True, as int64 indices, with one wait for the device in
+    all."""
+    if not is_remote(masks[0]):
+        return [mask.nonzero()[:, 0] for mask in masks]
+    counts = torch.stack([mask.sum() for mask in masks]).tolist()
+    # A stable sort moves what is True to the front and keeps its order.
+    orders = [(~mask).to(torch.uint8).argsort(stable=True) for mask in masks]
+    return [order[:count] for order, count in zip(orders, counts, strict=True)]
+
+
+def _samples(
+    labels: Tensor, num_samples: int, positive_fraction: float, bg_label: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Candidates among positives and among negatives, in random order: index (N, count), and
+    which of them are samples; arguments as in `keep_sampled_labels`."""
     num_elements = labels.shape[1]
     negative_mask = labels == bg_label
     keys = torch.rand(labels.shape, device=labels.device)
@@ -67,13 +119,7 @@ def keep_sampled_labels(
     negative, is_negative = _highest_keys(keys, negative_mask, min(num_samples, num_elements))
     room = num_samples - is_positive.sum(dim=1, keepdim=True)  # (N, 1)
     is_negative &= torch.arange(negative.shape[1], device=labels.device) < room
-
-    sampled = torch.full_like(labels, -1)
-    for index, is_member in ((positive, is_positive), (negative, is_negative)):
-        # Where members run out the index points anywhere: what is there stays.
-        values = torch.where(is_member, labels.gather(1, index), sampled.gather(1, index))
-        sampled.scatter_(1, index, values)
-    return sampled
+    return (positive, is_positive), (negative, is_negative)
 
 
 def _highest_keys(keys: Tensor, mask: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from detectron2.layers.roi_align import ROIAlign
+from detectron2.ops import multilevel_roi_align
 
 # Pixels of bitmaps that are turned into numbers at a time, when masks are cropped.
 CROP_PIXELS = 1 << 24
@@ -23,16 +23,18 @@ def crop_bitmaps(bitmaps: Tensor, rows: Tensor, boxes: Tensor, mask_size: int) -
     Returns:
         (K, M, M) bool: where at least half of the samples of a cell lie on the object.
     """
-    sample = ROIAlign((mask_size, mask_size), 1.0, sampling_ratio=0, aligned=True)
+    size = (mask_size, mask_size)
     boxes = boxes.detach().to(bitmaps.device, torch.float32)
     step = max(1, CROP_PIXELS // max(1, bitmaps.shape[1] * bitmaps.shape[2]))
-    crops = bitmaps.new_empty(len(rows), mask_size, mask_size)
+    crops = bitmaps.new_zeros(len(rows), *size)
     for start in range(0, len(bitmaps), step):
-        here = ((rows >= start) & (rows < start + step)).nonzero()[:, 0]
-        if len(here) > 0:
-            rois = torch.cat(((rows[here] - start)[:, None].float(), boxes[here]), dim=1)
-            some_bitmaps = bitmaps[start : start + step, None].to(torch.float32)
-            crops[here] = sample(some_bitmaps, rois)[:, 0] >= 0.5
+        some = bitmaps[start : start + step, None].to(torch.float32)
+        here = (rows >= start) & (rows < start + step)
+        # A box of another bitmap has no level here and gives zeros: nobody counts these boxes,
+        # which on a GPU the host would wait for.
+        rois = torch.cat([torch.where(here, rows - start, 0)[:, None].float(), boxes], dim=1)
+        levels = torch.where(here, 0, -1)
+        crops |= multilevel_roi_align([some], rois, levels, size, [1.0], 0, True)[:, 0] >= 0.5
     return crops
 
 

@@ -177,9 +177,9 @@ class Boxes:
         """A copy with its own memory."""
         return type(self)(self.tensor.clone())
 
-    def to(self: AnyBoxes, device: torch.device | str) -> AnyBoxes:
-        """The boxes on `device`."""
-        return type(self)(self.tensor.to(device=device))
+    def to(self: AnyBoxes, device: torch.device | str, non_blocking: bool = False) -> AnyBoxes:
+        """The boxes on `device`; `non_blocking` as in `torch.Tensor.to`."""
+        return type(self)(self.tensor.to(device=device, non_blocking=non_blocking))
 
     def area(self) -> Tensor:
         """(N,) areas in square pixels."""

@@ -128,6 +128,8 @@ class PolygonMasks:
             return self._of([self.polygons[item]])
         if isinstance(item, slice):
             return self._of(self.polygons[item])
+        if (later := _selected(self, item)) is not None:
+            return later
         return self._of([self.polygons[row] for row in selected_rows(item, len(self))])
 
     def __iter__(self) -> Iterator[list[Polygon]]:
@@ -287,6 +289,13 @@ class BitMasks:
         if len(bitmasks_list) == 0:
             raise ValueError("BitMasks.cat needs at least one BitMasks.")
         return type(bitmasks_list[0])(torch.cat([masks.tensor for masks in bitmasks_list]))
+
+
+def _selected(masks: PolygonMasks, item: Any) -> PolygonMasks | None:
+    # Its subclass lives in a module that imports this one.
+    from detectron2.structures._selected_polygons import selected
+
+    return selected(masks, item)
 
 
 def _repeated(masks: BitMasks, item: Any) -> BitMasks | None:

@@ -9,11 +9,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import IO, Any
 
 import torch
 from fvcore.common.history_buffer import HistoryBuffer
 
+from detectron2.utils._deferred import DeferredScalars, defer, is_remote, settle
 from detectron2.utils._histogram import raw_histogram
 from detectron2.utils._json_history import drop_superseded_lines
 from detectron2.utils._remaining_time import RemainingTime
@@ -67,6 +69,7 @@ class EventStorage:
         self._histories: defaultdict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
+        self._deferred: list[DeferredScalars] = []
         self._images: list[tuple[str, torch.Tensor, int]] = []
         self._histograms: list[dict[str, Any]] = []
 
@@ -86,7 +89,8 @@ class EventStorage:
 
         Args:
             name: goes below the running `name_scope`.
-            value: anything that `float` accepts.
+            value: anything that `float` accepts; a tensor on a GPU is copied, and read when
+                somebody asks for scalars: putting it does not wait for the GPU.
             smoothing_hint: whether the number is noisy, so that writers show its median. A
                 name keeps the hint of its first value.
             cur_iter: iteration of the value; None means the current one.
@@ -95,8 +99,14 @@ class EventStorage:
             AssertionError: an earlier value of `name` had the other hint.
         """
         name = self._prefix + name
-        value = float(value.detach() if isinstance(value, torch.Tensor) else value)
         iteration = self._iter if cur_iter is None else cur_iter
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and is_remote(value):
+            defer(self, value, lambda read: {name: read[0]}, iteration, "", smoothing_hint)
+        else:
+            value = float(value.detach() if isinstance(value, torch.Tensor) else value)
+            self._put(name, value, smoothing_hint, iteration)
+
+    def _put(self, name: str, value: float, smoothing_hint: bool, iteration: int) -> None:
         first_hint = self._smoothing_hints.setdefault(name, smoothing_hint)
         if first_hint != smoothing_hint:
             raise AssertionError(
@@ -131,22 +141,25 @@ class EventStorage:
         Raises:
             KeyError: nobody has put this scalar.
         """
+        settle(self)
         if name not in self._histories:
             raise KeyError(f"No scalar {name!r} has been put; known are {sorted(self._histories)}.")
         return self._histories[name]
 
     def histories(self) -> Mapping[str, HistoryBuffer]:
         """All values of every scalar."""
+        settle(self)
         return self._histories
 
     def latest(self) -> dict[str, tuple[float, int]]:
         """Newest value of every scalar, with its iteration."""
+        settle(self)
         return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Like `latest`; noisy scalars are the median of their last `window_size` iterations."""
         result = {}
-        for name, (value, iteration) in self._latest.items():
+        for name, (value, iteration) in self.latest().items():
             if self._smoothing_hints[name]:
                 count = self.count_samples(name, window_size)
                 value = float(self._histories[name].median(count))
@@ -157,15 +170,11 @@ class EventStorage:
         """How many values `name` has in the `window_size` iterations up to its newest value."""
         samples = self.history(name).values()
         oldest = samples[-1][1] - window_size
-        count = 0
-        for _, iteration in reversed(samples):
-            if iteration <= oldest:
-                break
-            count += 1
-        return count
+        return sum(1 for _ in takewhile(lambda sample: sample[1] > oldest, reversed(samples)))
 
     def smoothing_hints(self) -> dict[str, bool]:
         """Of every scalar, whether it is noisy."""
+        settle(self)
         return self._smoothing_hints
 
     def step(self) -> None:

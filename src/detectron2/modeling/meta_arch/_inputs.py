@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectron2.structures import ImageList, Instances
+from detectron2.structures._transfer import on_device
 
 InputDict = dict[str, Any]
 
@@ -37,7 +38,7 @@ def ground_truth(batched_inputs: list[InputDict], device: torch.device) -> list[
     """Annotated instances of each image, or None if the batch has none."""
     if "instances" not in batched_inputs[0]:
         return None
-    return [x["instances"].to(device) for x in batched_inputs]
+    return [on_device(x["instances"], device) for x in batched_inputs]
 
 
 def given_proposals(batched_inputs: list[InputDict], device: torch.device) -> list[Instances]:
@@ -48,7 +49,7 @@ def given_proposals(batched_inputs: list[InputDict], device: torch.device) -> li
             "MODEL.LOAD_PROPOSALS and a DATASETS.PROPOSAL_FILES_* entry, or choose a "
             "MODEL.PROPOSAL_GENERATOR.NAME."
         )
-    return [x["proposals"].to(device) for x in batched_inputs]
+    return [on_device(x["proposals"], device) for x in batched_inputs]
 
 
 def output_size(input_dict: InputDict, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from detectron2.modeling.meta_arch._inputs import (
 )
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils._deferred import is_remote, put_scalars_later
 from detectron2.utils.events import get_event_storage
 
 __all__ = ["DenseDetector", "permute_to_N_HWA_K"]
@@ -186,15 +187,34 @@ class DenseDetector(nn.Module):
             for levels, dim in zip(predictions, dims_per_anchor, strict=True)
         ]
 
+    def _mean_number_of_positives(self, positive: Tensor, initial_value: float) -> float | Tensor:
+        """Running mean of the number of positive anchors in a batch, which is logged, too.
+
+        On a GPU it stays there, so that the host does not wait.
+
+        Args:
+            positive: (N, R) bool.
+            initial_value: before the first batch.
+        """
+        count, num_images = positive.sum(), len(positive)
+        put_scalars_later(
+            get_event_storage(),
+            count[None],
+            lambda counts: {"num_pos_anchors": counts[0] / num_images},
+        )
+        at_least_one = count.clamp(min=1)
+        value = at_least_one if is_remote(positive) else at_least_one.item()
+        return self._ema_update("loss_normalizer", value, initial_value)
+
     def _ema_update(
-        self, name: str, value: float, initial_value: float, momentum: float = 0.9
-    ) -> float:
+        self, name: str, value: float | Tensor, initial_value: float, momentum: float = 0.9
+    ) -> float | Tensor:
         """Exponential moving average in the attribute `name`; returns its new value.
 
         The number of positives of a batch is a noisy normaliser of losses: one batch of few
         objects would weigh as much as several others.
         """
-        updated = getattr(self, name, initial_value) * momentum + value * (1 - momentum)
+        updated: Any = getattr(self, name, initial_value) * momentum + value * (1 - momentum)
         setattr(self, name, updated)
         return updated
 

@@ -18,7 +18,6 @@ from detectron2.modeling.meta_arch._focal_loss import dense_focal_loss
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_point_box_distance
-from detectron2.utils.events import get_event_storage
 
 __all__ = ["FCOS", "FCOSHead"]
 
@@ -179,9 +178,7 @@ class FCOS(DenseDetector):
         """
         labels = torch.stack(gt_labels)  # (N, R)
         positive = (labels >= 0) & (labels != self.num_classes)
-        num_positive = int(positive.sum())
-        get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
-        normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), 300)
+        normalizer = self._mean_number_of_positives(positive, 300)
 
         loss_cls = dense_focal_loss(
             pred_logits, labels, self.focal_loss_alpha, self.focal_loss_gamma
@@ -194,9 +191,12 @@ class FCOS(DenseDetector):
             positive,
             box_reg_loss_type="giou",
         )
+        # By weights: the host need not know how many are positive. Elsewhere targets are NaN.
+        targets = self.compute_ctrness_targets(anchors, gt_boxes).masked_fill(~positive, 0)
         loss_centerness = F.binary_cross_entropy_with_logits(
-            cat(pred_centerness, dim=1).squeeze(dim=2)[positive],
-            self.compute_ctrness_targets(anchors, gt_boxes)[positive],
+            cat(pred_centerness, dim=1).squeeze(dim=2).masked_fill(~positive, 0),
+            targets,
+            positive.to(targets.dtype),
             reduction="sum",
         )
         return {

@@ -83,7 +83,7 @@ class PanopticFPN(GeneralizedRCNN):
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        labels = [x["sem_seg"].to(self.device) for x in batched_inputs]
+        labels = [self._move_to_current_device(x["sem_seg"]) for x in batched_inputs]
         targets = batch_for_backbone(
             labels, self.backbone, pad_value=self.sem_seg_head.ignore_value
         ).tensor

@@ -26,7 +26,6 @@ from detectron2.modeling.meta_arch.dense_detector import (
     permute_to_N_HWA_K as permute_to_N_HWA_K,  # imported from here by other projects
 )
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
-from detectron2.utils.events import get_event_storage
 
 __all__ = ["RetinaNet", "RetinaNetHead"]
 
@@ -155,9 +154,7 @@ class RetinaNet(DenseDetector):
         """
         labels = torch.stack(gt_labels)  # (N, R)
         positive = (labels >= 0) & (labels != self.num_classes)
-        num_positive = int(positive.sum())
-        get_event_storage().put_scalar("num_pos_anchors", num_positive / len(gt_labels))
-        normalizer = self._ema_update("loss_normalizer", max(num_positive, 1), 100)
+        normalizer = self._mean_number_of_positives(positive, 100)
 
         loss_cls = dense_focal_loss(
             pred_logits, labels, self.focal_loss_alpha, self.focal_loss_gamma

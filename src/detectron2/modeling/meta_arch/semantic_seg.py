@@ -103,7 +103,7 @@ class SemanticSegmentor(nn.Module):
         """(N, H, W) classes, padded like the images; None if the batch has none."""
         if "sem_seg" not in batched_inputs[0]:
             return None
-        labels = [x["sem_seg"].to(self.device) for x in batched_inputs]
+        labels = [move_device_like(x["sem_seg"], self.pixel_mean) for x in batched_inputs]
         return batch_for_backbone(
             labels, self.backbone, pad_value=self.sem_seg_head.ignore_value
         ).tensor

@@ -12,6 +12,7 @@ from detectron2.layers import batched_nms, cat
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
 from detectron2.layers.wrappers import numbers_to_device
 from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.utils._deferred import check_later
 
 __all__ = [
     "add_ground_truth_to_proposals",
@@ -147,14 +148,18 @@ def finite_predictions(boxes: Tensor, logits: Tensor, training: bool) -> Tensor:
     """(N, K) True where the box and its logit are finite.
 
     Raises:
-        FloatingPointError: in training, some are not.
+        FloatingPointError: in training, some are not; on a GPU a trainer learns of it together
+            with the losses.
     """
     finite = boxes.isfinite().all(dim=-1) & logits.isfinite()
-    if training and not finite.all():
-        count = int((~finite).sum())
-        raise FloatingPointError(
-            f"{count} of {finite.numel()} predicted proposals are infinite or NaN: training has "
-            "diverged. Lower the learning rate or clip gradients (SOLVER.CLIP_GRADIENTS)."
+    if training:
+        total = finite.numel()
+        check_later(
+            (~finite).sum(),
+            lambda count: FloatingPointError(
+                f"{count} of {total} predicted proposals are infinite or NaN: training has "
+                "diverged. Lower the learning rate or clip gradients (SOLVER.CLIP_GRADIENTS)."
+            ),
         )
     return finite
 

@@ -28,6 +28,7 @@ from detectron2.modeling.proposal_generator.proposal_utils import (
 )
 from detectron2.modeling.sampling import keep_sampled_labels, subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.utils._deferred import is_remote, put_scalars_later
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
 
@@ -209,7 +210,7 @@ class RPN(nn.Module):
 
     def _sample(self, labels: list[Tensor]) -> list[Tensor]:
         """Labels (R,) of each image in which all but a random sample are -1."""
-        if labels[0].device.type == "cpu":
+        if not is_remote(labels[0]):
             return [self._subsample_labels(label) for label in labels]
         # The labels do not depend on the network: as long as nothing here waits for the device,
         # they are made while it still runs the backbone.
@@ -249,11 +250,14 @@ class RPN(nn.Module):
         labels = torch.stack(gt_labels)  # (N, R)
         positive = labels == 1
         num_images = len(gt_labels)
-        num_positive, num_negative = torch.stack((positive.sum(), (labels == 0).sum())).tolist()
-        storage = get_event_storage()
-        storage.put_scalar("rpn/num_pos_anchors", num_positive / num_images)
-        storage.put_scalar("rpn/num_neg_anchors", num_negative / num_images)
-
+        put_scalars_later(
+            get_event_storage(),
+            torch.stack((positive.sum(), (labels == 0).sum())),
+            lambda counts: {
+                "rpn/num_pos_anchors": counts[0] / num_images,
+                "rpn/num_neg_anchors": counts[1] / num_images,
+            },
+        )
         box_loss = _dense_box_regression_loss(
             anchors,
             self.box2box_transform,
@@ -263,10 +267,7 @@ class RPN(nn.Module):
             box_reg_loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        valid = labels >= 0
-        objectness_loss = F.binary_cross_entropy_with_logits(
-            cat(pred_objectness_logits, dim=1)[valid], labels[valid].float(), reduction="sum"
-        )
+        objectness_loss = self._objectness_loss(cat(pred_objectness_logits, dim=1), labels)
         # Faster R-CNN, eq. (1), divides the box term by the number of anchor locations; dividing
         # both by the number of samples keeps their balance at every input size.
         normalizer = self.batch_size_per_image * num_images
@@ -275,6 +276,14 @@ class RPN(nn.Module):
             "loss_rpn_loc": box_loss / normalizer,
         }
         return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+    def _objectness_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the binary cross entropy over the anchors (N, R) whose label is not -1."""
+        # By weights: the host need not know how many they are.
+        valid = labels >= 0
+        return F.binary_cross_entropy_with_logits(
+            logits.masked_fill(~valid, 0), (labels == 1).float(), valid.float(), reduction="sum"
+        )
 
     @torch.no_grad()
     def predict_proposals(

@@ -15,8 +15,9 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads._proposals import copy_matched_targets, log_sample_counts
-from detectron2.modeling.sampling import subsample_labels
+from detectron2.modeling.sampling import subsample_images, subsample_labels
 from detectron2.structures import ImageList, Instances, pairwise_iou
+from detectron2.utils._deferred import is_remote
 from detectron2.utils.registry import Registry, registered
 
 __all__ = ["ROI_HEADS_REGISTRY", "ROIHeads", "build_roi_heads"]
@@ -98,16 +99,56 @@ class ROIHeads(nn.Module):
         """
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
-        sampled = [self._label_and_sample_image(p, t) for p, t in zip(proposals, targets)]
+        pairs = list(zip(proposals, targets))
+        if self._samples_images_together(targets):
+            sampled = self._label_and_sample_images(pairs)
+        else:
+            sampled = [self._label_and_sample_image(*pair) for pair in pairs]
         log_sample_counts(sampled, self.num_classes)
         return sampled
 
+    def _samples_images_together(self, targets: list[Instances]) -> bool:
+        """Where the host would wait for the indices of each image, unless a subclass chooses."""
+        chooses = any(
+            getattr(type(self), name) is not getattr(ROIHeads, name)
+            for name in ("_label_and_sample_image", "_sample_proposals")
+        )
+        return bool(targets) and is_remote(targets[0].gt_classes) and not chooses
+
+    def _label_and_sample_images(self, pairs: list[tuple[Instances, Instances]]) -> list[Instances]:
+        matches = [self._match(*pair) for pair in pairs]
+        classes = [
+            self._classes_of_proposals(*match, targets.gt_classes)
+            for match, (_, targets) in zip(matches, pairs)
+        ]
+        chosen = subsample_images(
+            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        )
+        return [
+            self._sampled(*pair, matched_idxs, index, of_image[index])
+            for pair, (matched_idxs, _), index, of_image in zip(pairs, matches, chosen, classes)
+        ]
+
     def _label_and_sample_image(self, proposals: Instances, targets: Instances) -> Instances:
-        overlaps = self._pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)
-        matched_idxs, matched_labels = self.proposal_matcher(overlaps)
+        matched_idxs, matched_labels = self._match(proposals, targets)
         sampled_idxs, gt_classes = self._sample_proposals(
             matched_idxs, matched_labels, targets.gt_classes
         )
+        return self._sampled(proposals, targets, matched_idxs, sampled_idxs, gt_classes)
+
+    def _match(self, proposals: Instances, targets: Instances) -> tuple[Tensor, Tensor]:
+        overlaps = self._pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)
+        return self.proposal_matcher(overlaps)
+
+    @staticmethod
+    def _sampled(
+        proposals: Instances,
+        targets: Instances,
+        matched_idxs: Tensor,
+        sampled_idxs: Tensor,
+        gt_classes: Tensor,
+    ) -> Instances:
+        """The chosen proposals of an image with their ground truth."""
         sampled = proposals[sampled_idxs]
         sampled.gt_classes = gt_classes
         if len(targets) > 0:
@@ -131,14 +172,19 @@ class ROIHeads(nn.Module):
         Returns:
             (S,) indices of the chosen proposals, foreground first, and their (S,) classes.
         """
-        if gt_classes.numel() > 0:
-            classes = gt_classes[matched_idxs]
-            classes = torch.where(matched_labels == 0, self.num_classes, classes)
-            classes = torch.where(matched_labels == -1, -1, classes)
-        else:
-            classes = torch.full_like(matched_idxs, self.num_classes)
+        classes = self._classes_of_proposals(matched_idxs, matched_labels, gt_classes)
         foreground, background = subsample_labels(
             classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
         )
         sampled = torch.cat([foreground, background])
         return sampled, classes[sampled]
+
+    def _classes_of_proposals(
+        self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
+    ) -> Tensor:
+        """(N,) K for background, -1 for ignored; arguments as in `_sample_proposals`."""
+        if gt_classes.numel() == 0:
+            return torch.full_like(matched_idxs, self.num_classes)
+        classes = gt_classes[matched_idxs]
+        classes = torch.where(matched_labels == 0, self.num_classes, classes)
+        return torch.where(matched_labels == -1, -1, classes)

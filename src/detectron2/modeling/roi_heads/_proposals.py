@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detectron2.modeling.sampling import rows_of_masks
 from detectron2.structures import Instances
+from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage, has_event_storage
 
 
@@ -22,9 +24,10 @@ def select_foreground_proposals(
         For each image the chosen proposals, and (N,) bool which ones they are.
     """
     masks = [(p.gt_classes != -1) & (p.gt_classes != bg_label) for p in proposals]
+    if not masks:
+        return [], []
     # An index is computed once; a mask would be turned into one again for every field.
-    chosen = [p[mask.nonzero()[:, 0]] for p, mask in zip(proposals, masks)]
-    return chosen, masks
+    return [p[rows] for p, rows in zip(proposals, rows_of_masks(masks))], masks
 
 
 def select_proposals_with_visible_keypoints(proposals: list[Instances]) -> list[Instances]:
@@ -35,20 +38,22 @@ def select_proposals_with_visible_keypoints(proposals: list[Instances]) -> list[
     Args:
         proposals: of each image, foreground only, with `proposal_boxes` and `gt_keypoints`.
     """
-    chosen = []
-    for p in proposals:
-        if len(p) == 0:  # has no ground truth to look at
-            chosen.append(p)
-            continue
-        x, y, visibility = p.gt_keypoints.tensor.unbind(dim=2)  # (N, K) each
-        left, top, right, bottom = p.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (N, 1)
-        inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-        useful = (inside & (visibility >= 1)).any(dim=1)
-        chosen.append(p[useful.nonzero()[:, 0]])
+    useful = [_has_visible_keypoint(p) for p in proposals if len(p) > 0]
+    rows = iter(rows_of_masks(useful) if useful else [])
+    # An image without proposals has no ground truth to look at.
+    chosen = [p[next(rows)] if len(p) > 0 else p for p in proposals]
     if has_event_storage() and chosen:
         mean_count = sum(len(p) for p in chosen) / len(chosen)
         get_event_storage().put_scalar("keypoint_head/num_fg_samples", mean_count)
     return chosen
+
+
+def _has_visible_keypoint(proposals: Instances) -> Tensor:
+    """(N,) True where a visible keypoint lies inside of the proposal."""
+    x, y, visibility = proposals.gt_keypoints.tensor.unbind(dim=2)  # (N, K) each
+    left, top, right, bottom = proposals.proposal_boxes.tensor[:, :, None].unbind(dim=1)  # (N, 1)
+    inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    return (inside & (visibility >= 1)).any(dim=1)
 
 
 def copy_matched_targets(proposals: Instances, targets: Instances, matched_indices: Tensor) -> None:
@@ -68,9 +73,12 @@ def log_sample_counts(proposals: list[Instances], bg_label: int, prefix: str = "
     """Mean number over images of foreground and background samples, into the event storage."""
     if not has_event_storage() or not proposals:
         return
-    total = sum(len(p) for p in proposals)
-    num_background = int(torch.stack([(p.gt_classes == bg_label).sum() for p in proposals]).sum())
-    storage = get_event_storage()
-    num_images = len(proposals)
-    storage.put_scalar(f"{prefix}roi_head/num_fg_samples", (total - num_background) / num_images)
-    storage.put_scalar(f"{prefix}roi_head/num_bg_samples", num_background / num_images)
+    total, num_images = sum(len(p) for p in proposals), len(proposals)
+    put_scalars_later(
+        get_event_storage(),
+        torch.stack([(p.gt_classes == bg_label).sum() for p in proposals]),
+        lambda num_background: {
+            f"{prefix}roi_head/num_fg_samples": (total - sum(num_background)) / num_images,
+            f"{prefix}roi_head/num_bg_samples": sum(num_background) / num_images,
+        },
+    )

@@ -21,8 +21,10 @@ from detectron2.modeling.roi_heads._proposals import log_sample_counts
 from detectron2.modeling.roi_heads.box_head import build_box_head
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.sampling import rows_of_masks
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.structures.boxes import clip_corners
+from detectron2.utils._deferred import check_later
 from detectron2.utils.events import get_event_storage, has_event_storage
 
 # Some of these are not used here; downstream code imports them from this address.
@@ -287,15 +289,28 @@ class CascadeROIHeads(StandardROIHeads):
             boxes: (R, 4) of each image.
             image_sizes: (height, width) of each image.
         """
-        proposals = []
-        for of_image, size in zip(boxes, image_sizes):
-            if self.training:
-                clipped = Boxes(of_image.detach())
-                clipped.clip(size)
-                clipped = clipped[clipped.nonempty()]
-            else:
-                # Every row stays, because scores of the stages are added row by row; those that
-                # are not finite are left out in the end. A check here would wait for a GPU.
-                clipped = Boxes(clip_corners(of_image.detach(), size))
-            proposals.append(Instances(size, proposal_boxes=clipped))
-        return proposals
+        clipped = [
+            Boxes(clip_corners(of_image.detach(), size))
+            for of_image, size in zip(boxes, image_sizes)
+        ]
+        # In inference every row stays, because scores of the stages are added row by row; those
+        # that are not finite are left out in the end. A check there would wait for a GPU.
+        if self.training and clipped:
+            _check_finite(torch.cat(boxes))
+            rows = rows_of_masks([of_image.nonempty() for of_image in clipped])
+            clipped = [of_image[index] for of_image, index in zip(clipped, rows)]
+        return [
+            Instances(size, proposal_boxes=of_image) for of_image, size in zip(clipped, image_sizes)
+        ]
+
+
+def _check_finite(boxes: Tensor) -> None:
+    """Say so if boxes (R, 4) are infinite or NaN; on a GPU a trainer learns of it at the end of
+    the step."""
+    check_later(
+        (~boxes.isfinite()).sum(),
+        lambda count: AssertionError(
+            f"{count} coordinates of predicted boxes are infinite or NaN: training has diverged. "
+            "Lower the learning rate or clip gradients (SOLVER.CLIP_GRADIENTS)."
+        ),
+    )

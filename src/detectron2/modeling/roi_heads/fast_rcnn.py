@@ -21,6 +21,7 @@ from detectron2.modeling.box_regression import (
 from detectron2.modeling.roi_heads._candidates import deal_out, find_candidates
 from detectron2.modeling.roi_heads._federated import checked_class_weights, dataset_class_weights
 from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage, has_event_storage
 
 __all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference"]
@@ -100,13 +101,25 @@ def _log_classification_stats(
             ((predicted == background) & is_object).sum(),
         ]
     )
-    # One transfer for all four numbers.
-    num_correct, num_objects, num_correct_objects, num_missed = counts.tolist()
-    storage = get_event_storage()
-    storage.put_scalar(f"{prefix}/cls_accuracy", num_correct / gt_classes.numel())
+    total = gt_classes.numel()
+    put_scalars_later(
+        get_event_storage(), counts, lambda read: _classification_stats(*read, total, prefix)
+    )
+
+
+def _classification_stats(
+    num_correct: float,
+    num_objects: float,
+    num_correct_objects: float,
+    num_missed: float,
+    total: int,
+    prefix: str,
+) -> dict[str, float]:
+    stats = {f"{prefix}/cls_accuracy": num_correct / total}
     if num_objects > 0:
-        storage.put_scalar(f"{prefix}/fg_cls_accuracy", num_correct_objects / num_objects)
-        storage.put_scalar(f"{prefix}/false_negative", num_missed / num_objects)
+        stats[f"{prefix}/fg_cls_accuracy"] = num_correct_objects / num_objects
+        stats[f"{prefix}/false_negative"] = num_missed / num_objects
+    return stats
 
 
 class FastRCNNOutputs:

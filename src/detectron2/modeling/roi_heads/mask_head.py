@@ -15,6 +15,9 @@ from detectron2.config.mapping import lookup, read_arguments
 from detectron2.config.mapping.roi_heads import BASE_MASK_HEAD, MASK_HEAD
 from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, cat, get_norm
 from detectron2.structures import Instances
+from detectron2.structures._selected_polygons import crop_masks
+from detectron2.structures._transfer import on_device
+from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.registry import Registry, registered
 
@@ -60,7 +63,7 @@ def mask_rcnn_loss(
     annotated = [x for x in instances if len(x) > 0]
     if not annotated:
         return pred_mask_logits.sum() * 0
-    targets = cat([_cropped_masks(x, width, pred_mask_logits.device) for x in annotated])
+    targets = cat(_cropped_masks(annotated, width, pred_mask_logits.device))
     channels = torch.zeros(num_boxes, dtype=torch.int64, device=pred_mask_logits.device)
     if num_channels > 1:
         channels = cat([x.gt_classes for x in annotated]).to(torch.int64)
@@ -74,10 +77,11 @@ def mask_rcnn_loss(
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
-def _cropped_masks(instances: Instances, side: int, device: torch.device) -> Tensor:
-    """(N, side, side) ground truth inside of each proposal."""
-    boxes = instances.proposal_boxes.tensor
-    return instances.gt_masks.crop_and_resize(boxes, side).to(device=device)
+def _cropped_masks(instances: list[Instances], side: int, device: torch.device) -> list[Tensor]:
+    """For each image, (N, side, side) ground truth inside of each proposal."""
+    boxes = [x.proposal_boxes.tensor for x in instances]
+    crops = crop_masks([x.gt_masks for x in instances], boxes, side)
+    return [on_device(crop, device) for crop in crops]
 
 
 def _log_mask_stats(logits: Tensor, is_object: Tensor) -> None:
@@ -86,15 +90,19 @@ def _log_mask_stats(logits: Tensor, is_object: Tensor) -> None:
         return
     wrong = (logits > 0) != is_object
     counts = torch.stack([is_object.sum(), wrong.sum(), (wrong & is_object).sum()])
-    # One transfer for all numbers.
-    num_object, num_wrong, num_missed = counts.tolist()
-    num_background = is_object.numel() - num_object
-    storage = get_event_storage()
-    storage.put_scalar("mask_rcnn/accuracy", 1 - num_wrong / max(is_object.numel(), 1))
-    storage.put_scalar(
-        "mask_rcnn/false_positive", (num_wrong - num_missed) / max(num_background, 1)
-    )
-    storage.put_scalar("mask_rcnn/false_negative", num_missed / max(num_object, 1))
+    total = is_object.numel()
+    put_scalars_later(get_event_storage(), counts, lambda read: _mask_stats(*read, total))
+
+
+def _mask_stats(
+    num_object: float, num_wrong: float, num_missed: float, total: int
+) -> dict[str, float]:
+    num_background = total - num_object
+    return {
+        "mask_rcnn/accuracy": 1 - num_wrong / max(total, 1),
+        "mask_rcnn/false_positive": (num_wrong - num_missed) / max(num_background, 1),
+        "mask_rcnn/false_negative": num_missed / max(num_object, 1),
+    }
 
 
 def _draw_masks(logits: Tensor, targets: Tensor) -> None:
