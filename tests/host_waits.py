@@ -63,9 +63,10 @@ class Wait:
 
 
 class FarTensor(Tensor):
-    """A tensor on `FAR`; `near` holds its numbers."""
+    """A tensor on `FAR`; `near` holds its numbers, `used_by` the last of `record_stream`."""
 
     near: Tensor
+    used_by: Any
 
     @staticmethod
     def __new__(cls, near: Tensor) -> FarTensor:
@@ -86,6 +87,10 @@ class FarTensor(Tensor):
     @property
     def device(self) -> torch.device:
         return FAR
+
+    def record_stream(self, stream: Any) -> None:
+        """Remember who uses the memory."""
+        self.used_by = stream
 
     def __repr__(self) -> str:
         return f"FarTensor({self.near})"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from detectron2.engine._copy_ahead import data_position
 from detectron2.engine._random_state import random_state, set_random_state
 from detectron2.utils import comm
 from detectron2.utils._event_state import restore_storage, storage_state
@@ -73,10 +74,9 @@ class RunState:
 
 
 def _of_this_process(trainer: Any) -> dict[str, Any]:
-    loader = trainer._trainer.data_loader
     return {
         "random_state": random_state(),
-        "data_loader": loader.state_dict() if hasattr(loader, "state_dict") else {},
+        "data_loader": data_position(trainer._trainer),
     }
 
 

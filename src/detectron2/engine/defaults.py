@@ -276,7 +276,7 @@ class DefaultTrainer(TrainerBase):
 
     def run_step(self) -> None:
         """One iteration of the inner loop."""
-        self._trainer.iter = self.iter
+        self._trainer.iter, self._trainer.max_iter = self.iter, self.max_iter
         self._trainer.run_step()
 
     def state_dict(self) -> dict[str, Any]:

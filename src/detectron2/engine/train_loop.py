@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from detectron2.engine._batch_parts import BatchParts
+from detectron2.engine._copy_ahead import BatchesAhead, data_position
 from detectron2.engine._loss_record import record_losses
 from detectron2.engine._step_guard import StepGuard, gradient_norm
 from detectron2.engine._trainer_base import HookBase, TrainerBase, WorkerKilledError
@@ -33,6 +33,8 @@ class SimpleTrainer(TrainerBase):
         accumulation_steps: batches whose gradients are averaged for one step.
         guard: skips steps whose numbers are not finite; None stops at the first. It needs the
             losses before the step, so with `async_write_metrics` there is none.
+        prefetch: whether the batches of the next step are fetched, and copied to the GPU, while
+            the GPU computes gradients; None does so if the model is on a CUDA device.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class SimpleTrainer(TrainerBase):
         self.async_write_metrics = async_write_metrics
         self.accumulation_steps = 1
         self.guard: StepGuard | None = None
+        self.prefetch: bool | None = None
         self._parts = BatchParts()
+        self._ahead = BatchesAhead()
         self._checks: list[Check] = []
         self._iterator: Iterator[Any] | None = None
         self._metric_writer: ThreadPoolExecutor | None = None
@@ -84,10 +88,11 @@ class SimpleTrainer(TrainerBase):
     @_data_loader_iter.setter
     def _data_loader_iter(self, iterator: Iterator[Any] | None) -> None:
         self._iterator = iterator
+        self._ahead.clear()
 
     def reset_data_loader(self, data_loader_builder: Callable[[], Any]) -> None:
         """Replace the loader by a new one, freeing the old one before the new one is built."""
-        self._iterator = None
+        self._data_loader_iter = None
         self.data_loader = None
         self.data_loader = data_loader_builder()
 
@@ -98,9 +103,7 @@ class SimpleTrainer(TrainerBase):
                 f"The model is in evaluation mode at iteration {self.iter}. A hook or an "
                 "evaluation forgot to call model.train() at its end."
             )
-        start = time.perf_counter()
-        batches = [self.fetch_data() for _ in range(self.accumulation_steps)]
-        data_time = time.perf_counter() - start
+        batches, data_time = self._ahead.take(self)
         guard = self._active_guard
         if guard is not None:
             guard.before_forward(self.model)
@@ -114,6 +117,8 @@ class SimpleTrainer(TrainerBase):
             guard.skip(self, batches, error)
             return
         self.after_backward()
+        # The GPU is busy with the gradients now, and what comes next waits for them.
+        self._ahead.fetch(self)
         try:
             self._record_metrics(loss_dict, data_time)
         except FloatingPointError as error:
@@ -247,7 +252,7 @@ class SimpleTrainer(TrainerBase):
         """The iteration, hooks and the optimizer; the position of a loader that has one."""
         state = {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
         if hasattr(self.data_loader, "state_dict"):
-            state["data_loader"] = self.data_loader.state_dict()
+            state["data_loader"] = data_position(self)
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
