@@ -18,7 +18,7 @@ measure = importlib.import_module("measure")
 
 
 def versions() -> str:
-    names = ["torch", "numba", "torchvision"]
+    names = ["torch", "numba", "triton", "torchvision"]
     found = [
         f"{name} {importlib.import_module(name).__version__}"
         for name in names
@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(f"There is no benchmark {unknown[0]!r}; there are {', '.join(names)}.")
     print(versions())
     if torch.device(options.device).type == "cuda":
-        print(torch.cuda.get_device_name(options.device))
+        print(f"{torch.cuda.get_device_name(options.device)}, CUDA {torch.version.cuda}")
     rows = [
         row
         for name in options.only or names

@@ -1,4 +1,4 @@
-"""How long does a training step of Mask R-CNN R50-FPN take on a CPU, beside torchvision's?
+"""How long does a training step of Mask R-CNN R50-FPN take, beside torchvision's?
 
 Both train the same parts (the stem and the first stage are frozen, and so is batch
 normalization) on the same pictures with the same boxes and masks, from random weights, in turns.
@@ -6,6 +6,10 @@ Peak memory comes from a process of its own for each. At last a `DefaultTrainer`
 from disk, and says which share of its steps it waited for data.
 
     python benchmarks/training.py --size 320 416 --batch 2 --steps 5
+    python benchmarks/training.py --device cuda --size 800 1344 --batch 16 --steps 20 --amp
+
+"detectron2, trainer" is a step of the trainer as people run it: pictures come from the host, the
+next ones are copied ahead, and the losses are recorded and guarded.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ OBJECTS = 8
 CLASSES = 80
 
 Step = Callable[[], dict[str, float]]
+Subject = Callable[[argparse.Namespace], Step]
 
 
 def pictures(count: int, size: tuple[int, int]) -> list[dict[str, torch.Tensor]]:
@@ -52,9 +57,12 @@ def pictures(count: int, size: tuple[int, int]) -> list[dict[str, torch.Tensor]]
     return result
 
 
-def step_of(compute: Callable[[], dict[str, torch.Tensor]], optimizer: Any) -> Step:
+def step_of(
+    compute: Callable[[], dict[str, torch.Tensor]], optimizer: Any, options: argparse.Namespace
+) -> Step:
     def step() -> dict[str, float]:
-        losses = compute()
+        with torch.autocast(options.device, torch.bfloat16, enabled=options.amp):
+            losses = compute()
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -70,44 +78,86 @@ def tame(model: torch.nn.Module, last_norm: str) -> None:
             value.fill_(0.2)
 
 
-def ours(count: int, size: tuple[int, int], fast: bool = True, compiled: bool = False) -> Step:
+def our_model(options: argparse.Namespace, fast: bool, compiled: bool) -> tuple[Any, Any]:
+    """The model as `DefaultTrainer` prepares it, and its optimizer."""
     from detectron2 import model_zoo
     from detectron2.engine._prepare_model import prepare_model
     from detectron2.modeling import build_model
     from detectron2.solver import build_optimizer
-    from detectron2.structures import BitMasks, Boxes, Instances
-    from detectron2.utils.events import EventStorage
 
     cfg = model_zoo.get_config(CONFIG)
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = options.device
     cfg.SOLVER.BASE_LR = 1e-6
     torch.manual_seed(0)
     model = build_model(cfg).train()
     tame(model, "conv3.norm")
     cfg.TRAINING.FAST_CONVOLUTIONS = fast
     cfg.TRAINING.COMPILE.ENABLED = compiled
-    prepare_model(model, cfg.TRAINING)  # as DefaultTrainer does
+    prepare_model(model, cfg.TRAINING)
+    return model, build_optimizer(cfg, model)
+
+
+def our_batch(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    size = tuple(options.size)
     batch = []
-    for one in pictures(count, size):
+    for one in pictures(options.batch, size):
         instances = Instances(size)
         instances.gt_boxes = Boxes(one["boxes"])
         instances.gt_classes = one["classes"]
         instances.gt_masks = BitMasks(one["masks"])
         batch.append({"image": one["image"], "instances": instances})
+    return batch
+
+
+def ours(options: argparse.Namespace, fast: bool = True, compiled: bool = False) -> Step:
+    from detectron2.utils.events import EventStorage
+
+    model, optimizer = our_model(options, fast, compiled)
+    batch = our_batch(options)
 
     def compute() -> dict[str, torch.Tensor]:
         with EventStorage():
             return model(batch)
 
-    return step_of(compute, build_optimizer(cfg, model))
+    return step_of(compute, optimizer, options)
 
 
-def torchvision(count: int, size: tuple[int, int]) -> Step:
+def our_trainer(options: argparse.Namespace) -> Step:
+    from detectron2.engine import AMPTrainer, SimpleTrainer
+    from detectron2.engine._step_guard import StepGuard
+    from detectron2.utils.events import EventStorage
+
+    model, optimizer = our_model(options, fast=True, compiled=False)
+    batch = our_batch(options)
+    loader = iter(lambda: batch, None)
+    if options.amp:
+        loop = AMPTrainer(model, loader, optimizer, precision=torch.bfloat16)
+    else:
+        loop = SimpleTrainer(model, loader, optimizer)
+    loop.guard = StepGuard(tempfile.gettempdir())
+    loop.iter, loop.max_iter, loop.storage = 0, sys.maxsize, EventStorage()
+
+    def step() -> dict[str, float]:
+        with loop.storage as storage:
+            storage.iter = loop.iter
+            loop.run_step()  # raises or skips where a loss is not finite
+            loop.iter += 1
+            if loop.iter % 20 == 0:
+                storage.latest()  # what a writer asks for
+        return {}
+
+    return step
+
+
+def torchvision(options: argparse.Namespace) -> Step:
     from torchvision.models import resnet50
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     from torchvision.ops.misc import FrozenBatchNorm2d
 
+    size, device = tuple(options.size), options.device
     torch.manual_seed(0)
     backbone = _resnet_fpn_extractor(resnet50(norm_layer=FrozenBatchNorm2d), 3)
     # The pictures are not resized; the loss samples and proposals are those of our config.
@@ -119,20 +169,27 @@ def torchvision(count: int, size: tuple[int, int]) -> Step:
         rpn_post_nms_top_n_train=1000,
     ).train()
     tame(model, "bn3")
+    model.to(device)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
-    images = [one["image"] / 255 for one in pictures(count, size)]
+    images = [one["image"] / 255 for one in pictures(options.batch, size)]
     targets = [
         {"boxes": one["boxes"], "labels": one["classes"] + 1, "masks": one["masks"].byte()}
-        for one in pictures(count, size)
+        for one in pictures(options.batch, size)
     ]
-    return step_of(lambda: model(images, targets), optimizer)
+
+    def compute() -> dict[str, torch.Tensor]:
+        here = [{name: value.to(device) for name, value in target.items()} for target in targets]
+        return model([image.to(device) for image in images], here)
+
+    return step_of(compute, optimizer, options)
 
 
-SUBJECTS: dict[str, Callable[[int, tuple[int, int]], Step]] = {
+SUBJECTS: dict[str, Subject] = {
     "detectron2": ours,
-    "detectron2, plain": lambda count, size: ours(count, size, fast=False),
-    "detectron2, compiled": lambda count, size: ours(count, size, compiled=True),
+    "detectron2, trainer": our_trainer,
+    "detectron2, plain": lambda options: ours(options, fast=False),
+    "detectron2, compiled": lambda options: ours(options, compiled=True),
     "torchvision": torchvision,
 }
 
@@ -175,7 +232,8 @@ def data_wait(arguments: argparse.Namespace, workers: int) -> float:
         DatasetCatalog.register(name, lambda: records)
         MetadataCatalog.get(name).thing_classes = [str(number) for number in range(CLASSES)]
         cfg = model_zoo.get_config(CONFIG)
-        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "cpu", "", folder
+        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = arguments.device, "", folder
+        cfg.SOLVER.AMP.ENABLED, cfg.TRAINING.AMP_DTYPE = arguments.amp, "bfloat16"
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
         cfg.DATALOADER.NUM_WORKERS = workers
         cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (arguments.size[0],), 1333
@@ -194,19 +252,49 @@ def data_wait(arguments: argparse.Namespace, workers: int) -> float:
 
 
 def peak_memory(name: str, arguments: argparse.Namespace) -> float:
-    """MiB at most of a process that makes two steps."""
+    """MiB at most of a process that makes two steps: of the GPU, or of the host."""
     command = [sys.executable, __file__, "--only", name, "--batch", str(arguments.batch)]
-    command += ["--size", *map(str, arguments.size)]
+    command += ["--size", *map(str, arguments.size), "--device", arguments.device]
+    command += ["--amp"] if arguments.amp else []
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
 
+def print_own_peak(arguments: argparse.Namespace) -> None:
+    step = SUBJECTS[arguments.only](arguments)
+    step(), step()
+    if arguments.device == "cuda":
+        print(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    # Not getrusage: a started process inherits the peak of the one that started it.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+
+
 def profile(name: str, arguments: argparse.Namespace) -> None:
-    step = SUBJECTS[name](arguments.batch, tuple(arguments.size))
+    step = SUBJECTS[name](arguments)
     step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as result:
+    on_gpu = arguments.device == "cuda"
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
+    with torch.profiler.profile(activities=activities) as result:
         step()
-    print(result.key_averages().table(sort_by="self_cpu_time_total", row_limit=18))
+    key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+    print(result.key_averages().table(sort_by=key, row_limit=18))
+
+
+def now(arguments: argparse.Namespace) -> float:
+    """Seconds, when the device has done what was asked of it."""
+    if arguments.device == "cuda":
+        torch.cuda.synchronize()
+    return CLOCKS[arguments.clock]()
+
+
+def machine(arguments: argparse.Namespace) -> str:
+    host = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    if arguments.device == "cuda":
+        host = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}; {host}"
+    return f"{host}, torch {torch.__version__}, {'bfloat16' if arguments.amp else 'float32'}"
 
 
 def main() -> None:
@@ -214,7 +302,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[320, 416], help="height, width")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
-    subjects = [name for name in SUBJECTS if "compiled" not in name]
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--amp", action="store_true", help="mixed precision with bfloat16")
+    subjects = ["detectron2", "detectron2, plain", "torchvision"]
     parser.add_argument("--subjects", choices=SUBJECTS, nargs="+", default=subjects)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the loader")
     parser.add_argument("--only", choices=SUBJECTS, help="two steps of one, print its peak memory")
@@ -226,41 +316,44 @@ def main() -> None:
         help="cpu counts the seconds of all threads, which other programs disturb less",
     )
     arguments = parser.parse_args()
-    clock = CLOCKS[arguments.clock]
-    size = tuple(arguments.size)
     if arguments.profile:
         return profile(arguments.profile, arguments)
     if arguments.only:
-        step = SUBJECTS[arguments.only](arguments.batch, size)
-        step(), step()
-        # Not getrusage: a started process inherits the peak of the one that started it.
-        status = Path("/proc/self/status").read_text()
-        print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
-        return None
-    steps = {name: SUBJECTS[name](arguments.batch, size) for name in arguments.subjects}
+        return print_own_peak(arguments)
+    steps = {name: SUBJECTS[name](arguments) for name in arguments.subjects}
     for step in steps.values():
         step()  # kernels are compiled, memory is taken
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.steps):
-        for name, step in steps.items():
-            start = clock()
-            losses = step()
-            seconds[name].append(clock() - start)
-            print(f"  {name}: {seconds[name][-1]:.2f} s", flush=True)
-            assert np.isfinite(sum(losses.values())), (name, losses)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
-    print(f"{arguments.batch} images of {size[0]}x{size[1]}, median of {arguments.steps} steps")
-    reference = statistics.median(seconds.get("torchvision", [math.nan]))
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        print(
-            f"{name:32} {median:6.2f} s/step  {reference / median:4.2f}x"
-            f"  peak {peak_memory(name, arguments):6.0f} MiB"
-        )
+    print_table(timed(steps, arguments), arguments)
     for workers in arguments.workers:
         share = data_wait(arguments, workers)
         print(f"with {workers} loader processes {share:.1%} of a step are spent waiting for data")
     return None
+
+
+def timed(steps: dict[str, Step], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each step; the subjects take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(arguments.steps):
+        for name, step in steps.items():
+            start = now(arguments)
+            losses = step()
+            seconds[name].append(now(arguments) - start)
+            print(f"  {name}: {seconds[name][-1]:.2f} s", flush=True)
+            assert np.isfinite(sum(losses.values())), (name, losses)
+    return seconds
+
+
+def print_table(seconds: dict[str, list[float]], arguments: argparse.Namespace) -> None:
+    height, width = arguments.size
+    print(machine(arguments))
+    print(f"{arguments.batch} images of {height}x{width}, median of {arguments.steps} steps")
+    reference = statistics.median(seconds.get("torchvision", [math.nan]))
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(
+            f"{name:32} {median:6.3f} s/step  {arguments.batch / median:6.2f} images/s"
+            f"  {reference / median:4.2f}x  peak {peak_memory(name, arguments):6.0f} MiB"
+        )
 
 
 if __name__ == "__main__":

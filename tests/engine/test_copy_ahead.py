@@ -142,6 +142,7 @@ def test_a_model_on_the_cpu_gets_its_batches_as_they_are():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_trains_the_same_with_batches_copied_ahead():
     def weight(prefetch):
         events = []

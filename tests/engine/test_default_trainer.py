@@ -365,6 +365,13 @@ def test_a_lazy_config_is_trained_in_the_same_way(lazy_file, tmp_path, as_object
     assert resumed.start_iter == 5
 
 
+def test_the_optimizer_of_a_lazy_config_is_fused_unless_it_says_otherwise(lazy_file):
+    source = LazyConfig.load(str(lazy_file))
+    assert DefaultTrainer(source).optimizer.defaults["fused"] is True
+    source.optimizer.foreach = True
+    assert not DefaultTrainer(source).optimizer.defaults["fused"]
+
+
 def test_a_yaml_file_is_trained_in_the_same_way(cfg, tmp_path):
     path = tmp_path / "toy.yaml"
     path.write_text(cfg.dump())

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.solver.gradient_clipping import with_clipping
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 
@@ -438,6 +439,52 @@ def test_mixed_precision_on_a_gpu_is_float16(fused):
     trainer.train(0, 3)
     assert model.dtype == torch.float16
     assert trainer.state_dict()["grad_scaler"]["scale"] == 2.0**16
+
+
+def clipped_weights(optimizer_type, fused, device, **kwargs):
+    """After five steps in mixed precision with gradients clipped to a small norm."""
+    torch.manual_seed(0)
+    model = Model().to(device)
+    clipping = with_clipping(optimizer_type, lambda p: nn.utils.clip_grad_norm_(p, 0.01))
+    optimizer = clipping(model.parameters(), lr=0.1, fused=fused)
+    trainer = AMPTrainer(model, (x.to(device) for x in batches()), optimizer, **kwargs)
+    trainer.train(0, 5)
+    return model.fc.weight.detach().cpu()
+
+
+@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_fused_optimizer_with_a_scaler_clips_unscaled_gradients(optimizer_type):
+    def weights(fused, scale):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        kwargs = {"grad_scaler": scaler, "precision": torch.bfloat16}
+        return clipped_weights(optimizer_type, fused, "cpu", **kwargs)
+
+    expected = weights(False, 1.0)
+    torch.testing.assert_close(weights(True, 1024.0), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weights(False, 1024.0), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer_type", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+def test_a_fused_optimizer_on_a_gpu_clips_and_trains_like_a_plain_one(optimizer_type, precision):
+    fused, plain = (
+        clipped_weights(optimizer_type, fused, "cuda", precision=precision)
+        for fused in (True, False)
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mixed_precision_on_a_gpu_can_be_bfloat16_without_a_scale():
+    model = Probe().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = (x.cuda() for x in batches())
+    trainer = AMPTrainer(model, loader, optimizer, precision=torch.bfloat16)
+    trainer.train(0, 3)
+    assert model.dtype == torch.bfloat16 and not trainer.grad_scaler.is_enabled()
 
 
 def test_the_log_says_where_training_begins(caplog):

@@ -16,9 +16,14 @@ from detectron2.config.training_defaults import TRAINING
 from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 from detectron2.engine._step_guard import StepGuard
+from detectron2.solver.build import fused_runs_on
+from detectron2.utils.registry import locate
 
 WRITER_PERIOD = 20
 """Iterations between two log lines, where the config has no key for it."""
+
+
+_HAVE_FUSED_KERNELS = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 
 
 class _Recipe:
@@ -194,6 +199,11 @@ class LazyRecipe(_Recipe):
         # A copy: the config itself is saved and sent around, which the model must not be.
         options = self.cfg.optimizer.copy()
         options.params.model = model
+        target = options.get("_target_")
+        target = locate(target) if isinstance(target, str) else target
+        decided = {"fused", "foreach", "capturable", "differentiable"} & set(options)
+        if target in _HAVE_FUSED_KERNELS and not decided:
+            options.fused = fused_runs_on([{"params": list(model.parameters())}])
         return instantiate(options)
 
     def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
