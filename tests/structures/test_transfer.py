@@ -9,6 +9,7 @@ from detectron2.structures import (
     PolygonMasks,
     RotatedBoxes,
 )
+from detectron2.structures._cropped_masks import CroppedBitMasks
 from detectron2.structures._selected_polygons import SelectedPolygonMasks, crop_masks
 from detectron2.structures._transfer import on_device
 from host_waits import FAR, host_waits
@@ -46,6 +47,20 @@ def test_a_batch_goes_to_a_device_without_waiting():
             assert type(fields[name]) is type(instances.get(name))
             assert torch.equal(fields[name].tensor.cpu(), instances.get(name).tensor)
         assert fields["gt_polygons"] is instances.gt_polygons and fields["names"] == ["a", "b", "c"]
+
+
+def test_a_copy_for_a_stream_of_its_own_lists_the_tensors_and_leaves_what_it_does_not_know():
+    instances = Instances((9, 9), gt_boxes=Boxes(torch.rand(3, 4)), extra=Foreign(torch.rand(3)))
+    instances.gt_masks = CroppedBitMasks.of_polygons(PolygonMasks(TRIANGLES), 9, 9)
+    instances.gt_classes = torch.arange(3)
+    with host_waits() as waits:
+        copies = []
+        moved = on_device(instances, FAR, copies)
+        assert waits == [] and len(copies) == 3
+        assert moved.extra is instances.extra
+        assert moved.gt_boxes.device == moved.gt_masks.device == FAR
+        assert type(moved.gt_masks) is CroppedBitMasks
+        assert torch.equal(moved.gt_masks.tensor.cpu(), instances.gt_masks.tensor)
 
 
 def test_what_others_define_is_moved_by_its_own_method():

@@ -51,6 +51,9 @@ def on_device(value: Any, device: torch.device | str, copies: list[Tensor] | Non
     move = getattr(type(value), "to", None)
     if copies is not None and move in _HOLD_ONE_TENSOR:
         return type(value)(_tensor_on_device(value.tensor, device, copies))
+    if copies is not None and move is CroppedBitMasks.to and value._is_small:
+        pixels = _tensor_on_device(value._pixels, device, copies)
+        return type(value)(pixels, value._windows, value.image_size)
     if move in _TAKE_NON_BLOCKING and copies is None:
         return value.to(device, non_blocking=is_remote_device(device))
     return value.to(device) if move and copies is None else value

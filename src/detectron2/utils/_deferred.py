@@ -41,8 +41,8 @@ def is_remote(tensor: Tensor) -> bool:
 
 def is_remote_device(device: torch.device) -> bool:
     """Whether the host would wait for numbers from `device`."""
-    # Apple's GPUs share their memory with the host, and have no float64 to keep numbers in.
-    return device.type not in ("cpu", "mps")
+    # The GPUs of Apple and some of Intel have no float64, in which numbers are kept: they wait.
+    return device.type not in ("cpu", "mps", "xpu")
 
 
 def fetch(tensors: Sequence[Tensor]) -> list[list[float]]:
