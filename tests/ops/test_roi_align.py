@@ -154,7 +154,7 @@ def test_convention_samples_up_to_one_cell_outside_take_the_value_of_the_border(
 def test_a_box_that_dwarfs_the_map_matches_reference(kernel, aligned_of_odd_boxes):
     # Most of its samples are not on the map, and are not visited.
     features = random_map((1, 3, 2, 3), kernel)
-    boxes = [[0.0, -20, -15, 21, 25], [0, -1, -90, 4, 2], [0, -40, 0, 3, 2]]
+    boxes = [[0.0, -20, -15, 21, 25], [0.0, -1, -90, 4, 2], [0.0, -40, 0, 3, 2]]
     if kernel.is_hurried:  # one axis at a time
         boxes = boxes[1:]
     rois = torch.tensor(boxes, device=kernel.device)

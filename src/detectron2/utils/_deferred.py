@@ -41,15 +41,20 @@ def is_remote(tensor: Tensor) -> bool:
 
 def is_remote_device(device: torch.device) -> bool:
     """Whether the host would wait for numbers from `device`."""
-    # The GPUs of Apple and some of Intel have no float64, in which numbers are kept: they wait.
-    return device.type not in ("cpu", "mps", "xpu")
+    return device.type != "cpu" and _has_float64(device)
+
+
+def _has_float64(device: torch.device) -> bool:
+    # Numbers are kept in it. The GPUs of Apple and some of Intel have none: there the host waits.
+    return device.type not in ("mps", "xpu")
 
 
 def fetch(tensors: Sequence[Tensor]) -> list[list[float]]:
     """The numbers of many small tensors of one device by one copy, and one wait, for all."""
     if not tensors:
         return []
-    flat = iter(torch.cat([x.detach().reshape(-1).double() for x in tensors]).tolist())
+    real = torch.float64 if _has_float64(tensors[0].device) else torch.float32
+    flat = iter(torch.cat([x.detach().reshape(-1).to(real) for x in tensors]).tolist())
     return [[next(flat) for _ in range(tensor.numel())] for tensor in tensors]
 
 
