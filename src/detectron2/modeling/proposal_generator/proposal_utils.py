@@ -10,9 +10,11 @@ from torch import Tensor
 
 from detectron2.layers import batched_nms, cat
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
+from detectron2.layers.nms import batched_nms as nms_of_layers
 from detectron2.layers.wrappers import numbers_to_device
+from detectron2.ops import nms_topk
 from detectron2.structures import Boxes, Instances, RotatedBoxes
-from detectron2.utils._deferred import check_later
+from detectron2.utils._deferred import check_later, is_remote
 
 __all__ = [
     "add_ground_truth_to_proposals",
@@ -188,6 +190,9 @@ def suppress(
         nms_thresh: IoU above which the lower of two boxes goes.
         post_nms_topk: boxes per image at the end.
     """
+    if is_remote(boxes) and nms is nms_of_layers:
+        candidates = (boxes, logits, groups, usable)
+        return _suppress_on_device(box_type, *candidates, image_sizes, nms_thresh, post_nms_topk)
     images, columns = usable.nonzero(as_tuple=True)
     boxes, logits = boxes[images, columns], logits[images, columns]
     keep = nms(boxes, logits, groups[images, columns], nms_thresh)
@@ -196,6 +201,28 @@ def suppress(
         Instances(image_size, proposal_boxes=box_type(boxes[kept]), objectness_logits=logits[kept])
         for image_size, kept in zip(image_sizes, keep_of_image, strict=True)
     ]
+
+
+def _suppress_on_device(
+    box_type: type[Boxes] | type[RotatedBoxes],
+    boxes: Tensor,
+    logits: Tensor,
+    groups: Tensor,
+    usable: Tensor,
+    image_sizes: Sequence[tuple[int, int]],
+    nms_thresh: float,
+    post_nms_topk: int,
+) -> list[Instances]:
+    """`suppress` for which the host waits once: for the number of proposals of every image."""
+    places = min(post_nms_topk, boxes.shape[1])
+    kept, counts = nms_topk(boxes, logits, groups, usable, nms_thresh, places)
+    result = []
+    for index, (image_size, count) in enumerate(zip(image_sizes, counts.tolist(), strict=True)):
+        rows = kept[index, :count]
+        chosen = Instances(image_size, proposal_boxes=box_type(boxes[index][rows]))
+        chosen.objectness_logits = logits[index][rows]
+        result.append(chosen)
+    return result
 
 
 def _split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) -> list[Tensor]:
