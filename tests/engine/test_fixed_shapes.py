@@ -154,7 +154,7 @@ def test_the_host_waits_once_between_backbone_and_results(name):
         found = [x.to("cpu") for x in found]
     assert_same(found, expected)
     assert len(counted[True]) == 1 and "tolist" in counted[True][0], counted[True]
-    assert len(counted[False]) > 5
+    assert len(counted[False]) >= 5
 
 
 def random_output(rows, classes, shared, seed):
