@@ -153,7 +153,7 @@ def test_a_config_brings_its_classes_and_its_resizing():
     cfg = small_config("RetinaNet")
     MetadataCatalog.get("export_test").set(thing_classes=["a", "b"])
     cfg.DATASETS.TEST = ("export_test",)
-    model, described = _from_config(cfg)
+    model, described, _ranges = _from_config(cfg)
     info = _describe(batched_model(model), "onnx")
     assert described.pop("classes") == {"thing_classes": ["a", "b"]}
     assert described == {"shortest_edge": 96, "longest_edge": 160, "input_format": "BGR"}
