@@ -4,7 +4,8 @@ The model gets random weights that keep activations in a sensible range. Every f
 proved, and timed in a process of its own, from the prepared image to results with pasted masks; the
 processes take turns, so that a machine that is slow for a while is slow for all. Latency is the
 best of all calls, memory the peak of the process after its first call. "eager" is the model as it
-is built, "fast" and "bf16" are what `optimize_for_inference` makes of it. Formats whose packages
+is built, "fast" and "bf16" are what `optimize_for_inference` makes of it. "pt2" is compiled by
+AOTInductor, which takes many minutes for a large model, "pt2-graph" is not. Formats whose packages
 are missing are left out and named.
 
     python benchmarks/deploy.py [--config COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml]
@@ -40,7 +41,7 @@ from detectron2.modeling import build_model
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 # Without a file: the precision of `optimize_for_inference`, if it is applied.
 EAGER = {"eager": None, "fast": "fp32", "bf16": "bf16"}
-CHOICES = [*EAGER, *FORMATS, "openvino-bf16", "openvino-int8"]
+CHOICES = [*EAGER, *FORMATS, "pt2-graph", "openvino-bf16", "openvino-int8"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -116,6 +117,7 @@ def export_all(options: argparse.Namespace, folder: Path) -> dict[str, tuple[str
                 images=[picture(options)],
                 image_size=size,
                 int8=[picture(options)] if name.endswith("int8") else None,
+                compile=name != "pt2-graph",
             )
         except (ImportError, ValueError, RuntimeError) as error:
             print(f"{name} is left out: {error}")

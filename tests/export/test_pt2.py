@@ -8,6 +8,7 @@ from detectron2.export import UnsupportedModelError, _pt2, load
 from detectron2.export.batched import BatchedModel
 from detectron2.export.formats import FORMATS, Settings, write
 from detectron2.export.info import ExportInfo
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.ops.nms.reference import batched_nms_reference
 from detectron2.utils.env import TORCH_VERSION
 
@@ -35,6 +36,14 @@ class Branches(BatchedModel):
 
     def forward(self, images, image_sizes):
         return (images if image_sizes.sum() > 3 else images + 1,)
+
+
+class SomeImages(BatchedModel):
+    output_names = ("sem_seg",)
+
+    def forward(self, images, image_sizes):
+        chosen = (image_sizes[:, 0] > 32).nonzero()[:, 0]
+        return (self.model.norm(self.model.conv(images[chosen])),)
 
 
 def written(folder, **described):
@@ -87,6 +96,23 @@ def test_a_model_that_torch_export_cannot_follow_is_refused():
     info = ExportInfo("pt2", "Branches", ["sem_seg"], side_multiple=32)
     with pytest.raises(UnsupportedModelError, match="torch.export cannot follow the model: "):
         _pt2.exported_program(Branches(Tiny()), info)
+
+
+@needs_torch
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d, FrozenBatchNorm2d])
+def test_batch_norm_of_an_unknown_number_of_boxes_can_be_followed(layer):
+    torch.manual_seed(0)
+    model = Tiny()
+    model.norm = layer(2)
+    for values in (model.norm.running_mean, model.norm.running_var, model.norm.weight):
+        values.data.uniform_(0.5, 2)
+    batched = SomeImages(model.eval()).eval()
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], image_size=[64, 96])
+    graph = _pt2.exported_program(batched, info).module()
+    images = torch.rand(4, 3, 64, 96)
+    for heights in ([64, 33, 32, 40], [20, 30, 10, 32]):
+        sizes = torch.tensor([[height, 96] for height in heights])
+        torch.testing.assert_close(graph(images, sizes), batched(images, sizes))
 
 
 def test_a_torch_that_is_too_old_is_named(monkeypatch):

@@ -15,9 +15,10 @@ from detectron2.export import (
     dump_torchscript_IR,
     scripting_with_instances,
 )
+from detectron2.export._scripted_boxes import script_boxes
 from detectron2.export.api import Caffe2Model, Caffe2Tracer
 from detectron2.export.torchscript_patch import freeze_training_mode, patch_instances
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, RotatedBoxes
 from detectron2.utils.testing import assert_instances_allclose, convert_scripted_instances
 
 FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor, "pred_masks": Tensor}
@@ -109,6 +110,39 @@ def test_scripted_instances_do_what_instances_do():
     with pytest.raises(NotImplementedError, match="have no length"):
         len(new_class((3, 4)))
     assert not hasattr(Instances, "_jit_override_qualname")
+
+
+def upright(rows: Tensor) -> List[Tensor]:  # noqa: UP006
+    boxes = Boxes(rows).clone().to(rows.device)
+    boxes.clip((40, 50))
+    boxes.scale(2.0, 3.0)
+    large = boxes[boxes.area() > 300.0]
+    inside = boxes.inside_box((100, 90), 2)
+    return [boxes.tensor, large.tensor, boxes.nonempty(5.0), inside, boxes.get_centers()]
+
+
+def rotated(rows: Tensor) -> List[Tensor]:  # noqa: UP006
+    boxes = RotatedBoxes(rows).clone().to(rows.device)
+    boxes.clip((40, 50))
+    boxes.scale(2.0, 3.0)
+    large = boxes[boxes.area() > 300.0]
+    return [boxes.tensor, large.tensor, boxes.nonempty(5.0), boxes.get_centers()]
+
+
+@pytest.mark.parametrize("function", [upright, rotated], ids=lambda each: each.__name__)
+def test_scripted_boxes_do_what_boxes_do(function):
+    rows = torch.rand(
+        9, 4 if function is upright else 5, generator=torch.Generator().manual_seed(0)
+    )
+    rows = rows * 40
+    if function is upright:
+        rows[:, 2:] += rows[:, :2]
+    script_boxes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = torch.jit.script(function)(rows)
+    for mine, theirs in zip(found, function(rows), strict=True):
+        assert torch.equal(mine, theirs) and len(mine) > 0
 
 
 def test_two_kinds_of_scripted_instances_do_not_disturb_each_other():

@@ -24,6 +24,7 @@ from detectron2.export.info import ExportInfo
 from detectron2.export.learnt_ranges import Ranges
 from detectron2.export.runtimes.pt2 import INFO_NAME, in_units
 from detectron2.ops.nms.reference import batched_nms_reference
+from detectron2.ops.nms_rotated.reference import batched_nms_rotated_reference
 from detectron2.ops.roi_align.reference import roi_align_reference
 from detectron2.utils.env import TORCH_VERSION
 
@@ -47,16 +48,25 @@ MAX_BATCH = 1 << 10
 _EXAMPLE_SCALE = 3
 
 
-def _batched_nms(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
-    # One more box, of no class and below all others: a graph with `while_loop` does not hold for a
-    # number of boxes that may be zero.
-    kept = batched_nms_reference(
-        torch.cat([boxes, boxes.new_zeros(1, boxes.shape[1])]),
-        torch.cat([scores, scores.new_full((1,), -torch.inf)]),
-        torch.cat([class_ids, class_ids.new_full((1,), -1)]),
-        iou_threshold,
-    )
-    return kept[(kept < boxes.shape[0]).nonzero()[:, 0]]
+def _of_any_number(batched_nms: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same NMS with one more box, of no class and below all others.
+
+    A graph with `while_loop` does not hold for a number of boxes that may be zero.
+    """
+
+    def run(boxes: Tensor, scores: Tensor, class_ids: Tensor, iou_threshold: float) -> Tensor:
+        kept = batched_nms(
+            torch.cat([boxes, boxes.new_zeros(1, boxes.shape[1])]),
+            torch.cat([scores, scores.new_full((1,), -torch.inf)]),
+            torch.cat([class_ids, class_ids.new_full((1,), -1)]),
+            iou_threshold,
+        )
+        return kept[(kept < boxes.shape[0]).nonzero()[:, 0]]
+
+    return run
+
+
+_batched_nms = _of_any_number(batched_nms_reference)
 
 
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -67,6 +77,7 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 PT2_OPS: dict[str, Callable[..., Any]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
+    "batched_nms_rotated": _of_any_number(batched_nms_rotated_reference),
     "multilevel_roi_align": level_by_level(roi_align_reference),
 }
 

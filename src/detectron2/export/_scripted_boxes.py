@@ -1,6 +1,10 @@
-"""Boxes as TorchScript can read them: the methods of `Boxes` and `RotatedBoxes` that heads use."""
+"""Boxes as TorchScript can read them: the methods of `Boxes` and `RotatedBoxes` that heads use.
 
-from typing import List, Tuple  # noqa: UP035
+The arithmetic is that of the classes themselves. TorchScript compiles no inheritance and no
+`type(self)`, so what makes new boxes is written here, with the name of each class.
+"""
+
+import math  # noqa: F401  # in the methods that are read from here
 
 import torch
 from torch import Tensor
@@ -9,8 +13,7 @@ from detectron2.structures import Boxes, RotatedBoxes
 
 __all__ = ["script_boxes"]
 
-# TorchScript reads annotations from this source: no `from __future__ import annotations`, and
-# the old names of generic types.
+# TorchScript reads annotations from this source: no `from __future__ import annotations`.
 
 
 class ScriptedBoxes:
@@ -23,60 +26,23 @@ class ScriptedBoxes:
         assert tensor.dim() == 2 and tensor.size(1) == 4, "Boxes takes a tensor of shape (N, 4)."
         self.tensor = tensor
 
+    area = Boxes.area
+    clip = Boxes.clip
+    scale = Boxes.scale
+    nonempty = Boxes.nonempty
+    inside_box = Boxes.inside_box
+    get_centers = Boxes.get_centers
+    __len__ = Boxes.__len__
+    device = Boxes.device
+
     def clone(self) -> "ScriptedBoxes":
         return ScriptedBoxes(self.tensor.clone())
 
     def to(self, device: torch.device) -> "ScriptedBoxes":
         return ScriptedBoxes(self.tensor.to(device))
 
-    def area(self) -> Tensor:
-        box = self.tensor
-        return (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-
-    def clip(self, box_size: Tuple[int, int]) -> None:  # noqa: UP006
-        height, width = box_size
-        x = self.tensor[:, 0::2].clamp(min=0, max=width)
-        y = self.tensor[:, 1::2].clamp(min=0, max=height)
-        self.tensor = torch.stack((x, y), dim=2).flatten(1)
-
-    def scale(self, scale_x: float, scale_y: float) -> None:
-        x = self.tensor[:, 0::2] * scale_x
-        y = self.tensor[:, 1::2] * scale_y
-        self.tensor = torch.stack((x, y), dim=2).flatten(1)
-
-    def nonempty(self, threshold: float = 0.0) -> Tensor:
-        sizes = self.tensor[:, 2:] - self.tensor[:, :2]
-        return (sizes > threshold).all(dim=1)
-
-    def inside_box(self, box_size: Tuple[int, int], boundary_threshold: int = 0) -> Tensor:  # noqa: UP006
-        height, width = box_size
-        box = self.tensor
-        return (
-            (box[:, 0] >= -boundary_threshold)
-            & (box[:, 1] >= -boundary_threshold)
-            & (box[:, 2] < width + boundary_threshold)
-            & (box[:, 3] < height + boundary_threshold)
-        )
-
-    def get_centers(self) -> Tensor:
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
-
     def __getitem__(self, item: Tensor) -> "ScriptedBoxes":
         return ScriptedBoxes(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    @staticmethod
-    def cat(boxes_list: List["ScriptedBoxes"]) -> "ScriptedBoxes":  # noqa: UP006
-        tensors: List[Tensor] = [torch.empty([0, 4])]  # noqa: UP006
-        if len(boxes_list) > 0:
-            tensors = [boxes.tensor for boxes in boxes_list]
-        return ScriptedBoxes(torch.cat(tensors))
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
 
 
 class ScriptedRotatedBoxes:
@@ -89,37 +55,23 @@ class ScriptedRotatedBoxes:
         assert tensor.dim() == 2 and tensor.size(1) == 5, "RotatedBoxes takes shape (N, 5)."
         self.tensor = tensor
 
+    area = RotatedBoxes.area
+    normalize_angles = RotatedBoxes.normalize_angles
+    clip = RotatedBoxes.clip
+    scale = RotatedBoxes.scale
+    nonempty = RotatedBoxes.nonempty
+    get_centers = RotatedBoxes.get_centers
+    __len__ = RotatedBoxes.__len__
+    device = RotatedBoxes.device
+
     def clone(self) -> "ScriptedRotatedBoxes":
         return ScriptedRotatedBoxes(self.tensor.clone())
 
     def to(self, device: torch.device) -> "ScriptedRotatedBoxes":
         return ScriptedRotatedBoxes(self.tensor.to(device))
 
-    def area(self) -> Tensor:
-        return self.tensor[:, 2] * self.tensor[:, 3]
-
-    def nonempty(self, threshold: float = 0.0) -> Tensor:
-        return (self.tensor[:, 2:4] > threshold).all(dim=1)
-
-    def get_centers(self) -> Tensor:
-        return self.tensor[:, :2]
-
     def __getitem__(self, item: Tensor) -> "ScriptedRotatedBoxes":
         return ScriptedRotatedBoxes(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    @staticmethod
-    def cat(boxes_list: List["ScriptedRotatedBoxes"]) -> "ScriptedRotatedBoxes":  # noqa: UP006
-        tensors: List[Tensor] = [torch.empty([0, 5])]  # noqa: UP006
-        if len(boxes_list) > 0:
-            tensors = [boxes.tensor for boxes in boxes_list]
-        return ScriptedRotatedBoxes(torch.cat(tensors))
-
-    @property
-    def device(self) -> torch.device:
-        return self.tensor.device
 
 
 _READABLE = {Boxes: ScriptedBoxes, RotatedBoxes: ScriptedRotatedBoxes}

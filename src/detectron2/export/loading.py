@@ -180,6 +180,19 @@ def load(
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     require(name)
+    settings = _settings(path, name, threads, precision)
+    module = importlib.import_module(FORMATS[name].runtime)
+    try:
+        runtime = module.Runtime(str(path), device, **settings)
+    except Exception as error:  # every runtime has its own, and none of them names the file
+        raise ValueError(
+            f"{str(path)!r} is no complete {name} file ({_reason(error)}). Export the model again."
+        ) from error
+    return ExportedModel(path, ExportInfo.from_json(runtime.info, str(path)), runtime)
+
+
+def _settings(path: Path, name: str, threads: int | None, precision: str) -> dict[str, Any]:
+    """Arguments of a runtime that only some of them take."""
     settings: dict[str, Any] = {}
     if threads is not None and name in _OWN_THREADS:
         settings["threads"] = threads
@@ -190,14 +203,7 @@ def load(
                 "OpenVINO also in 'bf16'."
             )
         settings["precision"] = "bf16"
-    module = importlib.import_module(FORMATS[name].runtime)
-    try:
-        runtime = module.Runtime(str(path), device, **settings)
-    except Exception as error:  # every runtime has its own, and none of them names the file
-        raise ValueError(
-            f"{str(path)!r} is no complete {name} file ({_reason(error)}). Export the model again."
-        ) from error
-    return ExportedModel(path, ExportInfo.from_json(runtime.info, str(path)), runtime)
+    return settings
 
 
 def _reason(error: Exception) -> str:

@@ -183,6 +183,34 @@ def no_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     return maps.new_zeros(*maps.shape[:2], 4)
 
 
+_torch_batch_norm = F.batch_norm
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` by statistics, as a product and a sum for an unknown number of boxes.
+
+    The operation itself asks whether there are any, which a graph that is recorded cannot know.
+    """
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # takes a moment
+
+    if training or not free_unbacked_symbols(x):
+        return _torch_batch_norm(
+            x, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+    scale = torch.rsqrt(running_var + eps) * (1.0 if weight is None else weight)
+    shift = -running_mean * scale + (0.0 if bias is None else bias)
+    return x * scale[:, None, None] + shift[:, None, None]
+
+
 _KEYPOINTS = (f"{_HEADS}.keypoint_head", "heatmaps_to_keypoints")
 
 # For models whose tensors have fixed shapes.
@@ -194,6 +222,7 @@ PADDED_SUBSTITUTES: dict[tuple[str, str], Any] = {
 # For `torch.export`, which cannot follow a loop over boxes of different sizes.
 _EXPORT_SUBSTITUTES: dict[tuple[str, str], Any] = {
     _KEYPOINTS: no_keypoints,
+    ("torch.nn.functional", "batch_norm"): batch_norm,
     ("detectron2.structures.instances", "len"): traceable_len,
 }
 

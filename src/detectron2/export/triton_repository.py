@@ -61,15 +61,7 @@ def export_triton_model(
         ImportError, ProofError: see `export`.
     """
     folder = Path(folder)
-    if file_format not in BACKENDS:
-        raise ValueError(
-            f"A Triton repository holds {' or '.join(BACKENDS)} files, not {file_format!r}."
-        )
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name):
-        raise ValueError(
-            f"The output {str(folder)!r} has to end in the name of the model, of letters, digits, "
-            "'_', '-' and '.'."
-        )
+    _check_arguments(folder, file_format)
     backend, name = BACKENDS[file_format]
     suffix = FORMATS[file_format].suffixes[0]
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +75,18 @@ def export_triton_model(
     text = _config(folder.name, backend, inputs, outputs, exported.info.to_json())
     atomic_write_text(folder / "config.pbtxt", text)
     return exported
+
+
+def _check_arguments(folder: Path, file_format: str) -> None:
+    if file_format not in BACKENDS:
+        raise ValueError(
+            f"A Triton repository holds {' or '.join(BACKENDS)} files, not {file_format!r}."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", folder.name):
+        raise ValueError(
+            f"The output {str(folder)!r} has to end in the name of the model, of letters, digits, "
+            "'_', '-' and '.'."
+        )
 
 
 def _next_version(folder: Path) -> int:
