@@ -10,10 +10,11 @@ FORMATS = {
     "executorch": ".pte",
 }
 NO_ROTATED = "no: ONNX has no rotated NMS and ROIAlign"
+NO_FIXED_SAMPLES = "no: the number of samples of rotated ROIAlign has no bound"
 EXCEPTIONS = {
     ("Rotated Faster R-CNN", "onnx"): NO_ROTATED,
     ("Rotated Faster R-CNN", "openvino"): NO_ROTATED,
-    ("Rotated Faster R-CNN", "executorch"): "no: there are no fixed shapes of rotated ROIAlign",
+    ("Rotated Faster R-CNN", "executorch"): NO_FIXED_SAMPLES,
 }
 
 # Compiling takes minutes: of pt2 files AOTInductor has compiled these small models, the graphs of

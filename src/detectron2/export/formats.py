@@ -139,7 +139,8 @@ def _write_onnx(
     if info.rotated:
         raise UnsupportedModelError(
             "The model cannot be exported to ONNX: its proposal_generator and roi_heads use "
-            "rotated NMS and ROIAlignRotated, for which ONNX has no operators. Use torchscript."
+            "rotated NMS and ROIAlignRotated, for which ONNX has no operators. Use torchscript or "
+            "pt2."
         )
     from detectron2.export.runtimes.onnx import INFO_NAME
 

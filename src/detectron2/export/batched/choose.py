@@ -138,7 +138,7 @@ def _check_fixed(model: Any) -> None:
     if isinstance(generator, RRPN) or isinstance(getattr(model, "roi_heads", None), RROIHeads):
         raise UnsupportedModelError(
             "The model cannot be exported with fixed shapes: its proposal_generator and roi_heads "
-            "use rotated NMS and ROIAlignRotated. Use torchscript."
+            "use rotated NMS and ROIAlignRotated. Use torchscript or pt2."
         )
     for name, module in model.named_modules():
         if isinstance(module, ROIPooler) and module.pooler_type not in _ALIGNED:

@@ -1,6 +1,7 @@
 """ExecuTorch programs, run by the runtime in the package of that name."""
 
 import ctypes
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ class Runtime:
     """A .pte file; it runs on the CPU."""
 
     def __init__(self, path: str, device: str = "cpu") -> None:
-        from executorch.runtime import Runtime, Verification
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ExecuTorch's about itself
+            from executorch.runtime import Runtime, Verification
 
         if device != "cpu":
             raise ValueError(f"ExecuTorch files run on the CPU, not on {device!r}.")
