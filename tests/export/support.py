@@ -19,7 +19,7 @@ EXCEPTIONS = {
 
 # Compiling takes minutes: of pt2 files AOTInductor has compiled these small models, the graphs of
 # the others were proved uncompiled.
-COMPILED = ("Semantic FPN",)
+COMPILED = ("Semantic FPN", "RetinaNet")
 
 
 def supported(architecture, format):
