@@ -4,8 +4,6 @@ The arithmetic is that of the classes themselves. TorchScript compiles no inheri
 `type(self)`, so what makes new boxes is written here, with the name of each class.
 """
 
-import math  # noqa: F401  # in the methods that are read from here
-
 import torch
 from torch import Tensor
 
@@ -88,6 +86,8 @@ def script_boxes() -> None:
         script_class = state._get_script_class(real)
         if script_class is None:
             readable._jit_override_qualname = torch._jit_internal._qualified_name(real)
-            torch.jit.script(readable)
+            # Methods refer to names of the files that they were written in.
+            names = torch._jit_internal.createResolutionCallbackForClassMethods(readable)
+            torch.jit.script(readable, _rcb=names)
             script_class = state._get_script_class(readable)
         state._add_script_class(real, script_class)
