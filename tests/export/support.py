@@ -11,7 +11,7 @@ FORMATS = {
 }
 NO_ROTATED = "no: ONNX has no rotated NMS and ROIAlign"
 NO_FIXED_SAMPLES = "no: the number of samples of rotated ROIAlign has no bound"
-# Compiled with torch 2.13 on 2026-11-30: boxes agreed, masks did not, and the proof refused the file.
+# Compiled with torch 2.13 on 2026-11-30: boxes agreed, masks did not; the proof refused the file.
 WRONG_MASKS = "yes, uncompiled: AOTInductor computes other masks, which the proof refuses"
 EXCEPTIONS = {
     ("Mask R-CNN FPN", "pt2"): WRONG_MASKS,
