@@ -5,7 +5,7 @@ Subpackages load when they are first touched: ``import detectron2`` and then
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from detectron2.version import __version__
 
@@ -32,9 +32,11 @@ _SUBPACKAGES = frozenset(
 )
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "setup_environment":
+        return importlib.import_module(f"{__name__}.utils.env").setup_environment
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detectron2.config import configurable
 from detectron2.config.mapping import lookup, read_arguments
 from detectron2.config.mapping import proposal_generator as keys
+from detectron2.layers import Conv2d as Conv2d  # imported from here by other projects
 from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
