@@ -27,3 +27,22 @@ def process_as_before(monkeypatch):
     """A program that is run in this process leaves its environment alone."""
     monkeypatch.setattr(env, "_environment_is_set_up", True)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
+
+
+WITHOUT_KERNELS = {"solver", "structures", "tracking", "utils"}
+WITH_KERNELS = {"export", "layers", "model_zoo", "modeling", "ops"}
+
+
+def pytest_collection_modifyitems(items):
+    """Let a fresh machine compile the CPU kernels once, not once for each of two workers.
+
+    A worker begins with a stretch of this list. The first one meets the quick start, which
+    compiles them; where the second begins, tests that need none come first. Examples, which run
+    in processes of their own, find them compiled at the end.
+    """
+    items.sort(key=_turn)
+
+
+def _turn(item):
+    folder = item.path.relative_to(os.path.dirname(__file__)).parts[0]
+    return 3 * (folder == "examples") or 2 * (folder in WITH_KERNELS) or folder in WITHOUT_KERNELS

@@ -26,7 +26,7 @@ def quickstart(folder, *arguments):
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
-    return folder, quickstart(folder, "--iterations", "25")[0]
+    return folder, quickstart(folder, "--iterations", "10")[0]
 
 
 @pytest.mark.timeout(900)

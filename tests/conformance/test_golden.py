@@ -60,10 +60,18 @@ def check(case):
     assert not problems, "\n".join(problems)
 
 
+def leave_zeros(tensor, *args, **kwargs):
+    return tensor.detach().zero_()
+
+
 # The cases were written against the original and call some things that warn by now.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", list(selected()))
-def test_golden(case):
+def test_golden(case, monkeypatch):
+    if case.group == "B":
+        # These fill every parameter themselves: random numbers before that are drawn for nothing.
+        for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_"):
+            monkeypatch.setattr(torch.nn.init, name, leave_zeros)
     check(case)
 
 

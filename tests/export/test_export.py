@@ -202,11 +202,13 @@ def test_wrong_batches_are_refused():
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     from detectron2.export import exporter
+    from detectron2.export._pt2 import COMPILED
 
-    def write_other_weights(name, batched, *rest):
+    def write_other_weights(name, batched, info, *rest):
+        info.contents = COMPILED
         bias = batched.model.head.bbox_pred.bias
         bias.data.add_(0.5)
-        formats_write(name, batched, *rest)
+        formats_write(name, batched, info, *rest)
         bias.data.sub_(0.5)
 
     formats_write = exporter.write
@@ -215,6 +217,7 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
     with pytest.raises(ProofError, match="pred_boxes differ: the file misses a detection") as error:
         export_small("RetinaNet", "torchscript", tmp_path)
     assert "BatchedRetinaNet agrees with the model: the graph or its runtime" in str(error.value)
+    assert "--no-compile" in str(error.value)  # as of everything that a compiler was part of
     assert (tmp_path / "m.ts").read_text() == "the file of before"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -1,17 +1,18 @@
-"""Compile every Triton kernel for GPUs that are not here: `python compile_gpu_kernels.py`.
+"""Compile every Triton kernel for GPUs that are not here: `python compile_gpu_kernels.py cuda hip`.
 
 The interpreter accepts programs that the compiler refuses. This runs the compiler down to
-machine code for an NVIDIA and an AMD target, which needs no GPU.
+machine code for an NVIDIA or an AMD target, which needs no GPU.
 """
 
 import importlib
+import sys
 
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TARGETS = [GPUTarget("cuda", 80, 32), GPUTarget("hip", "gfx942", 64)]
+TARGETS = {"cuda": GPUTarget("cuda", 80, 32), "hip": GPUTarget("hip", "gfx942", 64)}
 
 MAPS = [f"data{level}" for level in range(4)]
 ROI_ALIGN = {
@@ -120,7 +121,7 @@ def compile_kernel(module, name, arguments, target):
 
 
 if __name__ == "__main__":
-    for target in TARGETS:
+    for target in (TARGETS[name] for name in sys.argv[1:]):
         for module, name, arguments in KERNELS:
             binary = compile_kernel(module, name, arguments, target)
             code = "cubin" if target.backend == "cuda" else "hsaco"

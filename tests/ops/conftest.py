@@ -43,7 +43,7 @@ def memory(request) -> str:
 
 # The dearest cases: other tests have shown both layouts and alignments to the interpreter.
 @pytest.fixture(params=MEMORIES[-1:] if KERNEL.is_hurried else MEMORIES)
-def memory_of_odd_boxes(request) -> str:
+def memory_of_dear_cases(request) -> str:
     return request.param
 
 

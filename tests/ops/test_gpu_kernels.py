@@ -63,7 +63,8 @@ def test_the_contract_holds_for_the_gpu_kernels_in_every_case(monkeypatch):
 
 @needs_triton
 @recent_triton
-def test_gpu_kernels_compile_to_machine_code(tmp_path):
+@pytest.mark.parametrize("target", ["cuda", pytest.param("hip", marks=pytest.mark.slow)])
+def test_gpu_kernels_compile_to_machine_code(target, tmp_path):
     environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    output = run([str(HERE / "compile_gpu_kernels.py")], **environment)
-    assert output.count(" bytes") == 68
+    output = run([str(HERE / "compile_gpu_kernels.py"), target], **environment)
+    assert output.count(" bytes") == 34

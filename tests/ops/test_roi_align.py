@@ -80,8 +80,8 @@ def test_convention_a_linear_ramp_pools_to_the_bin_centers():
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_matches_reference(kernel, count, memory, ratio, aligned):
-    features = random_map((2, 5, 24, 30), kernel, memory)
+def test_matches_reference(kernel, count, memory_of_dear_cases, ratio, aligned):
+    features = random_map((2, 5, 24, 30), kernel, memory_of_dear_cases)
     rois = with_images(random_boxes(count, device=kernel.device), 2)
     op = partial(
         roi_align, output_size=(7, 5), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned
@@ -106,7 +106,7 @@ def test_matches_reference_for_any_number_of_channels(kernel, channels, memory):
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_odd_boxes_match_reference(kernel, ratio, aligned_of_odd_boxes, memory_of_odd_boxes):
+def test_odd_boxes_match_reference(kernel, ratio, aligned_of_odd_boxes, memory_of_dear_cases):
     boxes = [
         [0, 0, 0, 0],  # no area
         [10, 10, 10, 20],  # no width
@@ -119,7 +119,7 @@ def test_odd_boxes_match_reference(kernel, ratio, aligned_of_odd_boxes, memory_o
         [0, 0, 32, 24],  # all of the map
         [0, 10, 32, 10.5],  # a bin far wider than high
     ]
-    features = random_map((1, 3, 6, 8), kernel, memory_of_odd_boxes)
+    features = random_map((1, 3, 6, 8), kernel, memory_of_dear_cases)
     rois = with_images(torch.tensor(boxes, device=kernel.device, dtype=torch.float32), 1)
     op = partial(
         roi_align,
@@ -218,12 +218,13 @@ SCALES = [0.25, 0.125, 0.0625]
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_all_levels_in_one_call_match_reference(kernel, count, memory, ratio):
+def test_all_levels_in_one_call_match_reference(kernel, count, memory_of_dear_cases, ratio):
     levels = torch.randint(3, (count,), generator=generator("levels")).to(kernel.device)
     rois = with_images(random_boxes(count, device=kernel.device), 2)
     op = partial(multilevel_roi_align, output_size=4, spatial_scales=SCALES, sampling_ratio=ratio)
     leaves = ("level 0", "level 1", "level 2")
-    check_against_reference(op, kernel, pyramid(kernel, memory), rois, levels, leaves=leaves)
+    features = pyramid(kernel, memory_of_dear_cases)
+    check_against_reference(op, kernel, features, rois, levels, leaves=leaves)
 
 
 # One more than a launch of the GPU kernel takes.

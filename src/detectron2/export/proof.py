@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detectron2.export._pt2 import COMPILED
 from detectron2.export.batched import BatchedModel
 from detectron2.export.compare import TOLERANCE, first_difference
 from detectron2.export.formats import FORMATS
@@ -222,7 +223,16 @@ def _divergence(
                 f"It diverged before anything was written: {type(batched).__name__}, the form of "
                 f"the model that is traced, differs as well ({difference})"
             )
-    return f"{type(batched).__name__} agrees with the model: the graph or its runtime diverged."
+    return (
+        f"{type(batched).__name__} agrees with the model: the graph or its runtime diverged."
+        + _way_out(info)
+    )
+
+
+def _way_out(info: ExportInfo) -> str:
+    if info.contents != COMPILED:
+        return ""
+    return " The compiler may be at fault: --no-compile (compile=False) writes the graph as it is."
 
 
 def _count(result: Mapping[str, Any]) -> int:
