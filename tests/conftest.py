@@ -29,8 +29,8 @@ def process_as_before(monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "0")
 
 
-WITHOUT_KERNELS = {"solver", "structures", "tracking", "utils"}
-WITH_KERNELS = {"export", "layers", "model_zoo", "modeling", "ops"}
+WITHOUT_KERNELS = {"solver", "tracking", "utils"}
+WITH_KERNELS = {"export", "layers", "model_zoo", "modeling", "ops", "structures"}
 
 
 def pytest_collection_modifyitems(items):

@@ -39,7 +39,7 @@ def test_balloon_example_trains_evaluates_and_predicts(tmp_path):
     write_folder(tmp_path / "data" / "val", 2)
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, EXAMPLE, tmp_path / "data", "--output", out, "--iterations", "2"],
+        [sys.executable, EXAMPLE, tmp_path / "data", "--output", out, "--iterations", "5"],
         capture_output=True,
         text=True,
     )
