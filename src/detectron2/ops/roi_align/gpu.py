@@ -54,6 +54,19 @@ def of_level(level, first, second, third, fourth):  # type: ignore[no-untyped-de
     return tl.where(level < 2, lower, tl.where(level == 2, third, fourth))
 
 
+@triton.jit
+def box_in_cells(box, scale, OFFSET: tl.constexpr, MIN_SIDE: tl.constexpr, REAL: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Top, left, height and width, in cells, of the box (x0, y0, x1, y1) that `box` points to."""
+    x0 = tl.load(box).to(REAL) * scale - OFFSET
+    y0 = tl.load(box + 1).to(REAL) * scale - OFFSET
+    x1 = tl.load(box + 2).to(REAL) * scale - OFFSET
+    y1 = tl.load(box + 3).to(REAL) * scale - OFFSET
+    side_y, side_x = y1 - y0, x1 - x0
+    if MIN_SIDE > 0:
+        side_y, side_x = tl.maximum(side_y, MIN_SIDE), tl.maximum(side_x, MIN_SIDE)
+    return y0, x0, side_y, side_x
+
+
 # Images differ in size: a kernel for every divisibility of every size would be compiled.
 @triton.jit(
     do_not_specialize=[
@@ -105,13 +118,7 @@ def visit_samples(
             data = data3
 
     image = tl.load(rois + k * 5).to(tl.int64)
-    x0 = tl.load(rois + k * 5 + 1).to(REAL) * scale - OFFSET
-    y0 = tl.load(rois + k * 5 + 2).to(REAL) * scale - OFFSET
-    x1 = tl.load(rois + k * 5 + 3).to(REAL) * scale - OFFSET
-    y1 = tl.load(rois + k * 5 + 4).to(REAL) * scale - OFFSET
-    side_y, side_x = y1 - y0, x1 - x0
-    if MIN_SIDE > 0:
-        side_y, side_x = tl.maximum(side_y, MIN_SIDE), tl.maximum(side_x, MIN_SIDE)
+    y0, x0, side_y, side_x = box_in_cells(rois + k * 5 + 1, scale, OFFSET, MIN_SIDE, REAL)
     bin_y, samples_y, visits_y = bin_samples(side_y, 2 * height + 8, ROWS, RATIO)
     bin_x, samples_x, visits_x = bin_samples(side_x, 2 * width + 8, COLUMNS, RATIO)
     mine = (level >= 0) & (level < level_count) & (image >= 0) & (image < image_count)
