@@ -1,5 +1,7 @@
 """Compile every Triton kernel for GPUs that are not here: `python compile_gpu_kernels.py cuda hip`.
 
+`--one-of-each` leaves it at the first of the lines below about each kernel.
+
 The interpreter accepts programs that the compiler refuses. This runs the compiler down to
 machine code for an NVIDIA or an AMD target, which needs no GPU.
 """
@@ -121,8 +123,13 @@ def compile_kernel(module, name, arguments, target):
 
 
 if __name__ == "__main__":
-    for target in (TARGETS[name] for name in sys.argv[1:]):
-        for module, name, arguments in KERNELS:
+    names = sys.argv[1:]
+    kernels = KERNELS
+    if "--one-of-each" in names:
+        names.remove("--one-of-each")
+        kernels = list({line[:2]: line for line in reversed(KERNELS)}.values())
+    for target in (TARGETS[name] for name in names):
+        for module, name, arguments in kernels:
             binary = compile_kernel(module, name, arguments, target)
             code = "cubin" if target.backend == "cuda" else "hsaco"
             print(target.arch, module, name, len(binary.asm[code]), "bytes")

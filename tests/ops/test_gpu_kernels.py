@@ -38,10 +38,13 @@ def run(arguments, **environment):
 
 
 # Two processes, which the workers of pytest may run side by side.
+PARTS = ["roi_align", "not roi_align"]
+
+
 @needs_triton
 @recent_triton
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", ["roi_align", "not roi_align"])
+@pytest.mark.parametrize("part", PARTS)
 def test_the_contract_holds_for_the_gpu_kernels(part):
     environment = {"DETECTRON2_TEST_KERNELS": "triton"}
     if not torch.cuda.is_available():
@@ -56,15 +59,26 @@ def test_the_contract_holds_for_the_gpu_kernels(part):
 @recent_triton
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_contract_holds_for_the_gpu_kernels_in_every_case(monkeypatch):
+@pytest.mark.parametrize("part", PARTS)
+def test_the_contract_holds_for_the_gpu_kernels_in_every_case(part, monkeypatch):
     monkeypatch.setenv("DETECTRON2_TEST_ALL_CASES", "1")
-    test_the_contract_holds_for_the_gpu_kernels("roi_align")
+    test_the_contract_holds_for_the_gpu_kernels(part)
 
 
 @needs_triton
 @recent_triton
-@pytest.mark.parametrize("target", ["cuda", pytest.param("hip", marks=pytest.mark.slow)])
-def test_gpu_kernels_compile_to_machine_code(target, tmp_path):
-    environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    output = run([str(HERE / "compile_gpu_kernels.py"), target], **environment)
-    assert output.count(" bytes") == 34
+def test_gpu_kernels_compile_to_machine_code(tmp_path):
+    assert programs_compiled("cuda", "--one-of-each", cache=tmp_path) == 17
+
+
+@needs_triton
+@recent_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cuda", "hip"])
+def test_gpu_kernels_compile_in_every_variant(target, tmp_path):
+    assert programs_compiled(target, cache=tmp_path) == 34
+
+
+def programs_compiled(*arguments, cache):
+    environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
+    return run([str(HERE / "compile_gpu_kernels.py"), *arguments], **environment).count(" bytes")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from ops_contract import (
-    KERNEL,
     assert_close,
     check_against_reference,
     generator,
@@ -80,8 +79,8 @@ def test_convention_a_linear_ramp_pools_to_the_bin_centers():
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_matches_reference(kernel, count, memory_of_dear_cases, ratio, aligned):
-    features = random_map((2, 5, 24, 30), kernel, memory_of_dear_cases)
+def test_matches_reference(kernel, count, memory, ratio, aligned):
+    features = random_map((2, 5, 24, 30), kernel, memory)
     rois = with_images(random_boxes(count, device=kernel.device), 2)
     op = partial(
         roi_align, output_size=(7, 5), spatial_scale=0.25, sampling_ratio=ratio, aligned=aligned
@@ -105,8 +104,9 @@ def test_matches_reference_for_any_number_of_channels(kernel, channels, memory):
     check_against_reference(op, kernel, features, rois, leaves=("input",))
 
 
+@pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_odd_boxes_match_reference(kernel, ratio, aligned_of_odd_boxes, memory_of_dear_cases):
+def test_odd_boxes_match_reference(kernel, ratio, aligned, memory):
     boxes = [
         [0, 0, 0, 0],  # no area
         [10, 10, 10, 20],  # no width
@@ -119,14 +119,14 @@ def test_odd_boxes_match_reference(kernel, ratio, aligned_of_odd_boxes, memory_o
         [0, 0, 32, 24],  # all of the map
         [0, 10, 32, 10.5],  # a bin far wider than high
     ]
-    features = random_map((1, 3, 6, 8), kernel, memory_of_dear_cases)
+    features = random_map((1, 3, 6, 8), kernel, memory)
     rois = with_images(torch.tensor(boxes, device=kernel.device, dtype=torch.float32), 1)
     op = partial(
         roi_align,
         output_size=(3, 2),
         spatial_scale=0.25,
         sampling_ratio=ratio,
-        aligned=aligned_of_odd_boxes,
+        aligned=aligned,
     )
     check_against_reference(op, kernel, features, rois, leaves=("input",))
 
@@ -151,14 +151,15 @@ def test_convention_samples_up_to_one_cell_outside_take_the_value_of_the_border(
     assert pooled.flatten().tolist() == [value for _, value in edges]
 
 
-def test_a_box_that_dwarfs_the_map_matches_reference(kernel, aligned_of_odd_boxes):
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_box_that_dwarfs_the_map_matches_reference(kernel, aligned):
     # Most of its samples are not on the map, and are not visited.
     features = random_map((1, 3, 2, 3), kernel)
     boxes = [[0.0, -20, -15, 21, 25], [0.0, -1, -90, 4, 2], [0.0, -40, 0, 3, 2]]
     if kernel.is_hurried:  # one axis at a time
         boxes = boxes[1:]
     rois = torch.tensor(boxes, device=kernel.device)
-    op = partial(roi_align, output_size=(2, 1), sampling_ratio=0, aligned=aligned_of_odd_boxes)
+    op = partial(roi_align, output_size=(2, 1), sampling_ratio=0, aligned=aligned)
     check_against_reference(op, kernel, features, rois, leaves=("input",))
 
 
@@ -218,12 +219,12 @@ SCALES = [0.25, 0.125, 0.0625]
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_all_levels_in_one_call_match_reference(kernel, count, memory_of_dear_cases, ratio):
+def test_all_levels_in_one_call_match_reference(kernel, count, memory, ratio):
     levels = torch.randint(3, (count,), generator=generator("levels")).to(kernel.device)
     rois = with_images(random_boxes(count, device=kernel.device), 2)
     op = partial(multilevel_roi_align, output_size=4, spatial_scales=SCALES, sampling_ratio=ratio)
     leaves = ("level 0", "level 1", "level 2")
-    features = pyramid(kernel, memory_of_dear_cases)
+    features = pyramid(kernel, memory)
     check_against_reference(op, kernel, features, rois, levels, leaves=leaves)
 
 
@@ -313,11 +314,8 @@ def test_gradient_is_right_twice(kernel):
         )
 
 
-# Registration is the same for all kernels; strides are what the fake has to tell of each layout.
-@pytest.mark.parametrize(
-    "memory_format",
-    [torch.channels_last] if KERNEL.is_hurried else [torch.contiguous_format, torch.channels_last],
-)
+# Strides are what the fake has to tell of each layout.
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_torch_op_is_registered_correctly(kernel, memory_format):
     first, second = (random_map((2, 5, *size), kernel) for size in ((6, 8), (3, 4)))
     first = first.detach().contiguous(memory_format=memory_format).requires_grad_(True)

@@ -45,8 +45,8 @@ def test_convention_angles_turn_counter_clockwise(implementation):
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_matches_reference(kernel, count, ratio, memory_of_dear_cases):
-    features = random_map((2, 5, 24, 30), memory_of_dear_cases, device=kernel.device)
+def test_matches_reference(kernel, count, ratio, memory):
+    features = random_map((2, 5, 24, 30), memory, device=kernel.device)
     rois = with_images(random_rotated_boxes(count, device=kernel.device), 2)
     op = partial(roi_align_rotated, output_size=(7, 5), spatial_scale=0.25, sampling_ratio=ratio)
     check_against_reference(op, kernel, features, rois, leaves=("input",))
@@ -62,7 +62,7 @@ def test_every_dtype_matches_reference(kernel, channels, dtype):
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_odd_boxes_match_reference(kernel, ratio, memory_of_dear_cases):
+def test_odd_boxes_match_reference(kernel, ratio, memory):
     boxes = [
         [0, 0, 90, 60, 30],
         [50, 40, 0, 0, 30],
@@ -75,9 +75,9 @@ def test_odd_boxes_match_reference(kernel, ratio, memory_of_dear_cases):
         [60, 50, 10, 10, math.inf],
         [60, 50, 1000, 2, 90],
     ]
-    features = random_map((1, 3, 24, 30), memory_of_dear_cases, device=kernel.device)
+    features = random_map((1, 3, 24, 30), memory, device=kernel.device)
     if kernel.is_interpreted:  # a map of as many cells takes too long there
-        features = random_map((1, 3, 5, 6), memory_of_dear_cases)
+        features = random_map((1, 3, 5, 6), memory)
         boxes = boxes[2:]
     if kernel.is_hurried:
         boxes = [box for box in boxes if box[2:4] != [700, 700]]
