@@ -11,6 +11,7 @@ from typing import IO, Any
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 from omegaconf import DictConfig
 
+from detectron2.config._versions import convert_to_current_version
 from detectron2.config._yaml import BASE_KEY, load_yaml_tree
 from detectron2.utils.file_io import PathManager
 
@@ -54,8 +55,6 @@ class CfgNode(_FvcoreCfgNode):
             KeyError: the file has a key that this config does not have.
             ValueError: a value has another type than the option, or the file is newer than us.
         """
-        from detectron2.config.compat import convert_to_current_version
-
         loaded = type(self)(self.load_yaml_with_base(cfg_filename))
         if "VERSION" in self:
             loaded = convert_to_current_version(loaded, self, cfg_filename)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.config._versions import LATEST_VERSION
 from detectron2.config.config import CfgNode as CN
 from detectron2.config.model_defaults import MODEL
 from detectron2.config.training_defaults import TRAINING
@@ -149,7 +150,7 @@ _TEST: _Options = {
 
 _C = CN(
     {
-        "VERSION": 2,
+        "VERSION": LATEST_VERSION,
         "MODEL": MODEL,
         "INPUT": _INPUT,
         "DATASETS": _DATASETS,

@@ -35,19 +35,21 @@ logger = logging.getLogger("detectron2.data.build")  # the address under which t
 
 def train_loader_arguments(
     cfg: Any,
-    mapper: Callable[[Any], Any] | None = None,
-    *,
-    dataset: Any = None,
-    sampler: Sampler[int] | None = None,
+    read: Callable[..., Any],
+    mapper: Callable[[Any], Any] | None,
+    dataset: Any,
+    sampler: Sampler[int] | None,
 ) -> dict[str, Any]:
-    """Arguments of `build_detection_train_loader` that a config says."""
-    from detectron2.data import build
+    """Arguments of `build_detection_train_loader` that a config says.
 
+    Args:
+        read: `get_detection_dataset_dicts`, or what a program has put in its place.
+    """
     if dataset is None:
         keypoint_on = lookup(cfg, "MODEL.KEYPOINT_ON")
         arguments = read_arguments(cfg, TRAIN_DATASET)
         load = functools.partial(
-            build.get_detection_dataset_dicts,
+            read,
             **arguments,
             min_keypoints=(
                 lookup(cfg, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE") if keypoint_on else 0
@@ -92,11 +94,12 @@ def train_mapper(cfg: Any) -> DatasetMapper:
 
 
 def test_loader_arguments(
-    cfg: Any, dataset_name: str | Sequence[str], mapper: Callable[[Any], Any] | None = None
+    cfg: Any,
+    read: Callable[..., Any],
+    dataset_name: str | Sequence[str],
+    mapper: Callable[[Any], Any] | None,
 ) -> dict[str, Any]:
-    """Arguments of `build_detection_test_loader` that a config says."""
-    from detectron2.data import build
-
+    """Arguments of `build_detection_test_loader` that a config says; `read` as above."""
     if isinstance(dataset_name, str):
         dataset_name = [dataset_name]
     proposal_files = None
@@ -105,9 +108,7 @@ def test_loader_arguments(
             zip(lookup(cfg, "DATASETS.TEST"), lookup(cfg, "DATASETS.PROPOSAL_FILES_TEST"))
         )
         proposal_files = [file_of[name] for name in dataset_name]
-    load = functools.partial(
-        build.get_detection_dataset_dicts, filter_empty=False, proposal_files=proposal_files
-    )
+    load = functools.partial(read, filter_empty=False, proposal_files=proposal_files)
     # Not all ranks need come here: one may want to look at some images.
     dataset = share_with_later_ranks(lambda: load(dataset_name), dataset_name)
     if mapper is None:

@@ -257,7 +257,17 @@ def _batch_size_per_process(total_batch_size: int, single_gpu_batch_size: int | 
     return total_batch_size // world_size
 
 
-@configurable(from_config=train_loader_arguments)
+def _train_loader_from_config(
+    cfg: Any,
+    mapper: Callable[[Any], Any] | None = None,
+    *,
+    dataset: Any = None,
+    sampler: Sampler[int] | None = None,
+) -> dict[str, Any]:
+    return train_loader_arguments(cfg, get_detection_dataset_dicts, mapper, dataset, sampler)
+
+
+@configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
     dataset: Any,
     *,
@@ -319,7 +329,13 @@ def build_detection_train_loader(
     )
 
 
-@configurable(from_config=test_loader_arguments)
+def _test_loader_from_config(
+    cfg: Any, dataset_name: str | Sequence[str], mapper: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    return test_loader_arguments(cfg, get_detection_dataset_dicts, dataset_name, mapper)
+
+
+@configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
     dataset: Any,
     *,

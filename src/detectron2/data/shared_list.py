@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import tempfile
@@ -17,7 +16,7 @@ from detectron2.data.catalog import MetadataCatalog
 from detectron2.data.common import DatasetFromList, _TorchSerializedList
 from detectron2.utils import comm
 
-__all__ = ["RankSharedList", "list_container", "load_once_per_machine", "shared_detection_dicts"]
+__all__ = ["RankSharedList", "list_container", "load_once_per_machine"]
 
 # Memory that looks like a folder, where the system has it.
 SHARED_MEMORY = Path("/dev/shm")
@@ -78,14 +77,6 @@ def load_once_per_machine(load: Callable[[], Any], names: Sequence[str]) -> Any:
     if problem == "no list":
         return loaded if first else load()
     return DatasetFromList(loaded, copy=False, serialize=RankSharedList)  # type: ignore[arg-type]
-
-
-def shared_detection_dicts(names: str | Sequence[str], **options: Any) -> Any:
-    """`get_detection_dataset_dicts`, called by one rank of this machine for all of them."""
-    from detectron2.data import build
-
-    load = functools.partial(build.get_detection_dataset_dicts, names, **options)
-    return load_once_per_machine(load, [names] if isinstance(names, str) else names)
 
 
 def plain_metadata(name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Unlike `load_once_per_machine` nobody has to come: a rank alone reads for itself
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -24,7 +23,7 @@ from detectron2.data.common import DatasetFromList, _TorchSerializedList
 from detectron2.data.shared_list import SHARED_MEMORY, plain_metadata, take_over_metadata
 from detectron2.utils import comm
 
-__all__ = ["share_with_later_ranks", "shared_test_dicts"]
+__all__ = ["share_with_later_ranks"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +52,6 @@ def share_with_later_ranks(load: Callable[[], Any], names: Sequence[str]) -> Any
         shared = _take(store, key)
         return load() if shared is None else shared
     return _read_and_offer(load, names, store, key)
-
-
-def shared_test_dicts(names: str | Sequence[str], **options: Any) -> Any:
-    """`get_detection_dataset_dicts`, read by the first rank of this machine that calls it."""
-    from detectron2.data import build
-
-    load = functools.partial(build.get_detection_dataset_dicts, names, **options)
-    return share_with_later_ranks(load, [names] if isinstance(names, str) else names)
 
 
 def _store() -> Any | None:

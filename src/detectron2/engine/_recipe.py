@@ -220,13 +220,13 @@ class LazyRecipe(_Recipe):
         if _name_of_target(dataset) == "get_detection_dataset_dicts":
             if dataset.get("check"):
                 dataset.setdefault("check_output", self.output_dir)
-            dataset._target_ = "detectron2.data.shared_list.shared_detection_dicts"
+            dataset._target_ = "detectron2.data.shared_dicts.shared_detection_dicts"
         return instantiate(options)
 
     def test_loader(self, dataset_name: str) -> Any:
         options = self.cfg.dataloader.test.copy()
         if _name_of_target(options.get("dataset")) == "get_detection_dataset_dicts":
-            options.dataset._target_ = "detectron2.data.sharing.shared_test_dicts"
+            options.dataset._target_ = "detectron2.data.shared_dicts.shared_test_dicts"
         return instantiate(options)
 
     def evaluator(self, dataset_name: str) -> Any:
