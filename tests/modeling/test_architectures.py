@@ -28,6 +28,8 @@ VARIANTS = {
     "RetinaNet, GIoU",
     "RetinaNet, cycled BN",
     "RegNetX",
+    "implicit PointRend",
+    "semantic PointRend",
 }
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
+from detectron2.config import get_cfg, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import MViT, SwinTransformer, build_model
@@ -27,6 +28,8 @@ from detectron2.modeling.backbone.regnet import (
     SimpleStem,
     VanillaBlock,
 )
+from detectron2.projects import point_rend
+from detectron2.projects.point_rend import add_pointrend_config
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, RotatedBoxes
 
 # Both fill a canvas of 64 x 96 when the backbone asks for multiples of 32.
@@ -100,11 +103,22 @@ class Architecture:
     classes: int = 3
 
 
-def from_yaml(path: str, *changes: dict[str, Any]) -> Callable[[float], nn.Module]:
-    """Builder of a YAML config with `SMALL` and `changes` in it."""
+def from_yaml(
+    path: str | Path, *changes: dict[str, Any], add_keys: Callable[[Any], None] | None = None
+) -> Callable[[float], nn.Module]:
+    """Builder of a YAML config with `SMALL` and `changes` in it.
+
+    Args:
+        path: of the zoo, or with `add_keys` of a project, which are its keys.
+    """
 
     def build(threshold: float) -> nn.Module:
-        cfg = model_zoo.get_config(path)
+        if add_keys is None:
+            cfg = model_zoo.get_config(path)
+        else:
+            cfg = get_cfg()
+            add_keys(cfg)
+            cfg.merge_from_file(str(path))
         levels = len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)
         sizes = [[8 * 2**i] for i in range(levels)] if levels > 1 else [[8, 16, 32]]
         options: dict[str, Any] = {**SMALL, "MODEL.ANCHOR_GENERATOR.SIZES": sizes}
@@ -262,6 +276,23 @@ def _lvis(threshold: float) -> nn.Module:
     return from_yaml("LVISv1-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", options)(threshold)
 
 
+POINT_REND = Path(point_rend.__file__).parent / "configs"
+SMALL_POINT_REND = {
+    "MODEL.POINT_HEAD.NUM_CLASSES": 3,
+    "MODEL.POINT_HEAD.FC_DIM": 16,
+    "MODEL.POINT_HEAD.TRAIN_NUM_POINTS": 32,
+    "MODEL.POINT_HEAD.SUBDIVISION_STEPS": 2,
+    "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": 64,
+    "MODEL.ROI_MASK_HEAD.FC_DIM": 16,
+    "MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": 4,
+}
+
+
+def _point_rend(path: str, *changes: dict[str, Any]) -> Callable[[float], nn.Module]:
+    path = POINT_REND / f"{path}.yaml"
+    return from_yaml(path, SMALL_POINT_REND, *changes, add_keys=add_pointrend_config)
+
+
 INSTANCES, WITH_MASKS = {"instances"}, {"boxes", "masks"}
 
 
@@ -322,6 +353,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "semantic FPN": Architecture(
         from_yaml("Misc/semantic_R_50_FPN_1x.yaml"), {"sem_seg"}, {"stuff"}
+    ),
+    "PointRend": _masks(_point_rend("InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco")),
+    "implicit PointRend": _masks(
+        _point_rend("InstanceSegmentation/implicit_pointrend_R_50_FPN_1x_coco")
+    ),
+    "semantic PointRend": Architecture(
+        _point_rend(
+            "SemanticSegmentation/pointrend_semantic_R_101_FPN_1x_cityscapes",
+            {
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES": NUM_STUFF,
+                "MODEL.POINT_HEAD.NUM_CLASSES": NUM_STUFF,
+            },
+        ),
+        {"sem_seg"},
+        {"stuff"},
     ),
     "rotated": Architecture(from_yaml(FASTER, ROTATED), INSTANCES, {"rotated boxes"}),
     "RegNetX": _masks(from_python(LAZY_MASK, partial(_regnet, block=VanillaBlock))),

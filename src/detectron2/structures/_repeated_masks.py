@@ -10,7 +10,7 @@ from torch import Tensor
 from detectron2.structures._bitmaps import crop_bitmaps
 from detectron2.structures.masks import BitMasks, check_one_box_each
 
-__all__ = ["RepeatedBitMasks", "repeated"]
+__all__ = ["RepeatedBitMasks", "bitmaps_and_rows", "repeated"]
 
 
 class RepeatedBitMasks(BitMasks):
@@ -83,3 +83,10 @@ def repeated(masks: BitMasks, item: Any) -> BitMasks | None:
         return None
     every = torch.arange(len(masks), device=masks.device)
     return RepeatedBitMasks(masks, every[item.to(masks.device)])
+
+
+def bitmaps_and_rows(masks: BitMasks) -> tuple[Tensor, Tensor]:
+    """(M, H, W) bool and (N,) int64, the bitmap of each of N objects, without copying bitmaps."""
+    if isinstance(masks, RepeatedBitMasks) and masks._copied is None:
+        return masks._source.tensor, masks._rows
+    return masks.tensor, torch.arange(len(masks), device=masks.device)

@@ -1,0 +1,1 @@
+"""Projects: models of papers, built on the library's parts."""
