@@ -10,7 +10,9 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from detectron2 import model_zoo
 from detectron2.config import get_cfg
+from detectron2.engine.config_source import resolve_config
 from detectron2.layers import ShapeSpec
 from detectron2.projects import point_rend
 from detectron2.projects.point_rend import (
@@ -47,13 +49,26 @@ def config(path=None):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_shipped_configs_have_no_unknown_key(path):
+def test_shipped_configs_agree_on_the_number_of_classes(path):
     cfg = config(path)
-    if "Semantic" in path.stem or "semantic" in path.stem:
+    if "semantic" in path.stem.lower():
         assert cfg.MODEL.POINT_HEAD.NUM_CLASSES == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     else:
         assert cfg.MODEL.POINT_HEAD.NUM_CLASSES == cfg.MODEL.ROI_HEADS.NUM_CLASSES
         assert cfg.INPUT.MASK_FORMAT == "bitmask"
+
+
+def test_configs_that_set_its_keys_get_them(tmp_path):
+    name = "PointRend/InstanceSegmentation/pointrend_rcnn_R_50_FPN_3x_coco.yaml"
+    saved = tmp_path / "config.yaml"
+    saved.write_text(resolve_config(name).dump())
+    for cfg in (model_zoo.get_config(name, trained=True), resolve_config(str(saved))):
+        assert cfg.MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS == 784
+    assert "POINT_HEAD" not in resolve_config("COCO-Detection/retinanet_R_50_FPN_1x").MODEL
+    assert model_zoo.get_checkpoint_url(name).endswith(
+        "/PointRend/InstanceSegmentation/pointrend_rcnn_R_50_FPN_3x_coco/"
+        "164955410/model_final_edd263.pkl"
+    )
 
 
 # --- points ---------------------------------------------------------------------------------

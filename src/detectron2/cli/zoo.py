@@ -20,7 +20,13 @@ EXAMPLE = (
 
 app = typer.Typer(help="The models of the zoo: scores, speed, memory, licence, weights.")
 
-_SCORES = {"box_ap": "box AP", "mask_ap": "mask AP", "keypoint_ap": "kp AP", "pq": "PQ"}
+_SCORES = {
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "keypoint_ap": "kp AP",
+    "pq": "PQ",
+    "miou": "mIoU",
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -54,7 +60,7 @@ def list_models(
     for entry in entries:
         table.add_row(entry.config, *_numbers(entry))
     # A table cut to a narrow terminal, or to the 80 columns of a pipe, would lose names.
-    Console(width=max(Console().width, 118)).print(table)
+    Console(width=max(Console().width, 142)).print(table)
 
 
 @app.command("show")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.config._lazy_modules import line_of_error
+from detectron2.projects.shipped import add_keys_of_file
 
 __all__ = ["find_config_file", "resolve_config"]
 
@@ -69,6 +70,7 @@ def _from_name(name: str) -> Any:
     if path.endswith(".py"):
         return _run_python_config(path)
     cfg = get_cfg()
+    add_keys_of_file(cfg, path)
     cfg.merge_from_file(path)
     return cfg
 

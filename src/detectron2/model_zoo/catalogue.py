@@ -28,8 +28,8 @@ class ZooEntry:
         dataset: what it was trained and scored on, one of `datasets`.
         weights: end of the address of the checkpoint, "model id/file".
         schedule: "1x" (90000 iterations of 16 images), "3x", ..., or a number of epochs.
-        metrics: box_ap, box_ap50, mask_ap, keypoint_ap, pq, proposal_ar, with _tta for test-time
-            augmentation; in percent, on the validation set.
+        metrics: box_ap, box_ap50, mask_ap, keypoint_ap, pq, proposal_ar, miou, with _tta for
+            test-time augmentation; in percent, on the validation set.
     """
 
     config: str
@@ -65,6 +65,7 @@ _MAIN_METRIC = {
     "keypoints": "keypoint_ap",
     "panoptic segmentation": "pq",
     "proposals": "proposal_ar",
+    "semantic segmentation": "miou",
 }
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.model_zoo import catalogue
+from detectron2.projects.shipped import PROJECTS, add_keys_of_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 _CONFIGS = os.path.join(os.path.dirname(__file__), "configs")
+# By the beginning of their names: the zoo's own configs, and those of projects.
+_FOLDERS = {"": _CONFIGS, **{f"{project.name}/": project.configs for project in PROJECTS}}
 
 
 def get_checkpoint_url(config_path: str) -> str:
@@ -53,10 +56,11 @@ def get_config_file(config_path: str) -> str:
     Raises:
         RuntimeError: there is no such file.
     """
-    for ending in ("", ".yaml", ".py"):
-        path = os.path.join(_CONFIGS, *(config_path + ending).split("/"))
-        if os.path.isfile(path):
-            return path
+    for start, folder in _FOLDERS.items():
+        for ending in ("", ".yaml", ".py"):
+            path = os.path.join(folder, *(config_path.removeprefix(start) + ending).split("/"))
+            if config_path.startswith(start) and os.path.isfile(path):
+                return path
     hint = _hint(config_path, config_names())
     raise RuntimeError(f"The model zoo has no config {config_path!r}.{hint}")
 
@@ -64,11 +68,12 @@ def get_config_file(config_path: str) -> str:
 def config_names() -> list[str]:
     """Paths of all config files that ship with the library, for `get_config`."""
     names = []
-    for folder, _, files in os.walk(_CONFIGS):
-        for file in files:
-            if file.endswith((".yaml", ".py")):
-                path = os.path.relpath(os.path.join(folder, file), _CONFIGS)
-                names.append(path.replace(os.sep, "/"))
+    for start, root in _FOLDERS.items():
+        for folder, _, files in os.walk(root):
+            for file in files:
+                if file.endswith((".yaml", ".py")):
+                    path = os.path.relpath(os.path.join(folder, file), root)
+                    names.append(start + path.replace(os.sep, "/"))
     return sorted(names)
 
 
@@ -93,6 +98,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode | DictConfig:
             lazy.train.init_checkpoint = get_checkpoint_url(config_path)
         return lazy
     cfg = get_cfg()
+    add_keys_of_file(cfg, path)
     cfg.merge_from_file(path)
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
