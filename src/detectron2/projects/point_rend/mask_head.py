@@ -18,12 +18,10 @@ from detectron2.modeling.roi_heads.mask_head import (
     mask_rcnn_inference,
     mask_rcnn_loss,
 )
+from detectron2.projects.point_rend._point_masks import PointMaskHead, calculate_uncertainty
 from detectron2.projects.point_rend.point_features import (
-    generate_regular_grid_point_coords,
-    get_uncertain_point_coords_on_grid,
     get_uncertain_point_coords_with_randomness,
     point_sample,
-    point_sample_fine_grained_features,
     sample_point_labels,
 )
 from detectron2.projects.point_rend.point_head import build_point_head, roi_mask_point_loss
@@ -35,19 +33,6 @@ __all__ = [
     "PointRendMaskHead",
     "calculate_uncertainty",
 ]
-
-
-def calculate_uncertainty(logits: Tensor, classes: Tensor) -> Tensor:
-    """(R, 1, ...) the negative distance from 0 of the logits of each object's class.
-
-    Args:
-        logits: (R, C, ...), or (R, 1, ...) if the classes share a mask.
-        classes: (R,) int64, of the ground truth or predicted.
-    """
-    if logits.shape[1] > 1:
-        rows = torch.arange(logits.shape[0], device=logits.device)
-        logits = logits[rows, classes][:, None]
-    return -logits.abs()
 
 
 class ConvFCHead(nn.Module):
@@ -132,113 +117,51 @@ class ConvFCHead(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
-class _PointMaskHead(nn.Module):
-    """What the two heads share: points of boxes, and masks that grow."""
-
-    def __init__(self, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> None:
-        """
-        Args:
-            input_shape: channels and stride of each feature map.
-        """
-        super().__init__()
-        self._feature_scales = {name: 1.0 / shape.stride for name, shape in input_shape.items()}
-        points, classes = cfg.MODEL.POINT_HEAD, cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if classes != points.NUM_CLASSES:
-            raise ValueError(
-                f"MODEL.POINT_HEAD.NUM_CLASSES is {points.NUM_CLASSES} and "
-                f"MODEL.ROI_HEADS.NUM_CLASSES {classes}: they must be the same."
-            )
-        self.mask_point_in_features = points.IN_FEATURES
-        self.mask_point_train_num_points = points.TRAIN_NUM_POINTS
-        self.mask_point_subdivision_steps = points.SUBDIVISION_STEPS
-        self.mask_point_subdivision_num_points = points.SUBDIVISION_NUM_POINTS
-        self.mask_coarse_in_features = cfg.MODEL.ROI_MASK_HEAD.IN_FEATURES
-        self.mask_coarse_side_size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
-
-    def _box_features(self, features: Mapping[str, Tensor], boxes: list[Boxes]) -> Tensor:
-        """(R, C, side, side) values of the coarse head's maps on a grid of each box."""
-        side = self.mask_coarse_side_size
-        corners = Boxes.cat(boxes).tensor
-        grid = generate_regular_grid_point_coords(len(corners), side, corners.device)
-        values, _ = self._at_points(features, self.mask_coarse_in_features, boxes, grid)
-        return values.unflatten(2, (side, side))
-
-    def _fine_features(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(R, C, P) values of the point head's maps, and (R, P, 2) the points in pixels."""
-        return self._at_points(features, self.mask_point_in_features, boxes, coords)
-
-    def _at_points(
-        self,
-        features: Mapping[str, Tensor],
-        names: Sequence[str],
-        boxes: list[Boxes],
-        coords: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        maps = [features[name] for name in names]
-        scales = [self._feature_scales[name] for name in names]
-        return point_sample_fine_grained_features(maps, scales, boxes, coords)
-
-    def _first_grid(self) -> tuple[int, int]:
-        """Side of the first mask of the inference, and how often it is doubled."""
-        raise NotImplementedError
-
-    def _logits_at(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor, of_boxes: Tensor
-    ) -> Tensor:
-        """(R, C, P) logits at points; `of_boxes` is what the head made of each box."""
-        raise NotImplementedError
-
-    def _refined(
-        self, features: Mapping[str, Tensor], instances: list[Instances], of_boxes: Tensor
-    ) -> Tensor:
-        """(R, C, h, w) logits: a grid of points, then doubled and mended where uncertain.
-
-        PointRend (Kirillov et al., 2020), section 3.1 and figure 4.
-        """
-        boxes = [x.pred_boxes for x in instances]
-        classes = cat([x.pred_classes for x in instances])
-        side, doublings = self._first_grid()
-        grid = generate_regular_grid_point_coords(len(classes), side, classes.device)
-        logits = self._logits_at(features, boxes, grid, of_boxes)
-        logits = logits.unflatten(2, (side, side))
-        if len(classes) == 0:
-            return logits
-        for _ in range(doublings):
-            logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
-            indices, coords = get_uncertain_point_coords_on_grid(
-                calculate_uncertainty(logits, classes), self.mask_point_subdivision_num_points
-            )
-            mended = self._logits_at(features, boxes, coords, of_boxes)
-            shape = logits.shape
-            places = indices[:, None].expand(-1, shape[1], -1)
-            logits = logits.flatten(start_dim=2).scatter(2, places, mended).view(shape)
-        return logits
-
-
 @ROI_MASK_HEAD_REGISTRY.register()
-class PointRendMaskHead(_PointMaskHead):
+class PointRendMaskHead(PointMaskHead):
     """A coarse mask of each box, and a head that mends it at points."""
 
-    def __init__(self, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> None:
-        super().__init__(cfg, input_shape)
-        self._init_coarse_head(cfg, input_shape)
-        self.mask_point_on = cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON
+    @configurable
+    def __init__(
+        self,
+        *,
+        coarse_head: nn.Module,
+        point_head: nn.Module | None,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            coarse_head: from (K, C, box_side, box_side) features to (K, classes, h, h) logits;
+                has `output_shape`.
+            point_head: such as `StandardPointHead`; None leaves the coarse masks.
+            oversample_ratio, importance_sample_ratio: see
+                `get_uncertain_point_coords_with_randomness`.
+            kwargs: feature_scales, box_in_features, box_side, point_in_features,
+                train_num_points, subdivision_steps, subdivision_num_points.
+        """
+        super().__init__(**kwargs)
+        self.coarse_head = coarse_head
+        self.mask_point_on = point_head is not None
         if self.mask_point_on:
-            self._init_point_head(cfg, input_shape)
+            self.point_head = point_head
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
 
-    def _init_coarse_head(self, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> None:
-        side = self.mask_coarse_side_size
-        channels = sum(input_shape[name].channels for name in self.mask_coarse_in_features)
-        self.coarse_head = ConvFCHead(cfg, ShapeSpec(channels=channels, height=side, width=side))
-
-    def _init_point_head(self, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> None:
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         points = cfg.MODEL.POINT_HEAD
-        self.mask_point_oversample_ratio = points.OVERSAMPLE_RATIO
-        self.mask_point_importance_sample_ratio = points.IMPORTANCE_SAMPLE_RATIO
-        channels = sum(input_shape[name].channels for name in self.mask_point_in_features)
-        self.point_head = build_point_head(cfg, ShapeSpec(channels=channels, height=1, width=1))
+        point_head = None
+        if cfg.MODEL.ROI_MASK_HEAD.POINT_HEAD_ON:
+            point_head = build_point_head(cfg, _joined(input_shape, points.IN_FEATURES, 1))
+        return {
+            **super().from_config(cfg, input_shape),
+            "coarse_head": ConvFCHead(cfg, _box_shape(cfg, input_shape)),
+            "point_head": point_head,
+            "oversample_ratio": points.OVERSAMPLE_RATIO,
+            "importance_sample_ratio": points.IMPORTANCE_SAMPLE_RATIO,
+        }
 
     def forward(self, features: Mapping[str, Tensor], instances: list[Instances]) -> Any:
         """
@@ -274,18 +197,18 @@ class PointRendMaskHead(_PointMaskHead):
             coords = get_uncertain_point_coords_with_randomness(
                 coarse,
                 lambda logits: calculate_uncertainty(logits, classes),
-                self.mask_point_train_num_points,
-                self.mask_point_oversample_ratio,
-                self.mask_point_importance_sample_ratio,
+                self.train_num_points,
+                self.oversample_ratio,
+                self.importance_sample_ratio,
             )
         fine, in_image = self._fine_features(features, boxes, coords)
         logits = self.point_head(fine, point_sample(coarse, coords))
         return roi_mask_point_loss(logits, instances, sample_point_labels(instances, in_image))
 
     def _first_grid(self) -> tuple[int, int]:
-        side, doublings = self.coarse_head.output_shape[-1], self.mask_point_subdivision_steps
+        side, doublings = self.coarse_head.output_shape[-1], self.subdivision_steps
         # As long as all points of the next grid can be predicted nothing has to be chosen.
-        while 4 * side**2 <= self.mask_point_subdivision_num_points:
+        while 4 * side**2 <= self.subdivision_num_points:
             side, doublings = 2 * side, doublings - 1
         return side, doublings
 
@@ -297,22 +220,41 @@ class PointRendMaskHead(_PointMaskHead):
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class ImplicitPointRendMaskHead(_PointMaskHead):
+class ImplicitPointRendMaskHead(PointMaskHead):
     """A perceptron for each box, whose weights the box predicts, gives the mask at any point."""
 
-    def __init__(self, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> None:
-        super().__init__(cfg, input_shape)
-        side, head = self.mask_coarse_side_size, cfg.MODEL.ROI_MASK_HEAD
-        channels = sum(input_shape[name].channels for name in self.mask_point_in_features)
-        self.point_head = build_point_head(cfg, ShapeSpec(channels=channels, height=1, width=1))
-        channels = sum(input_shape[name].channels for name in self.mask_coarse_in_features)
-        self.parameter_head = ConvFCHead(
-            ShapeSpec(channels=channels, height=side, width=side),
-            conv_dim=head.CONV_DIM,
-            fc_dims=[head.FC_DIM] * head.NUM_FC,
-            output_shape=(self.point_head.num_params,),
-        )
-        self.regularizer = cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER
+    @configurable
+    def __init__(
+        self, *, parameter_head: nn.Module, point_head: nn.Module, regularizer: float, **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            parameter_head: from (K, C, box_side, box_side) features to (K, num_params).
+            point_head: such as `ImplicitPointHead`; has `num_params`.
+            regularizer: weight of the mean square of the parameters in the loss.
+            kwargs: as of `PointRendMaskHead`.
+        """
+        super().__init__(**kwargs)
+        self.parameter_head = parameter_head
+        self.point_head = point_head
+        self.regularizer = regularizer
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.ROI_MASK_HEAD
+        point_shape = _joined(input_shape, cfg.MODEL.POINT_HEAD.IN_FEATURES, 1)
+        point_head = build_point_head(cfg, point_shape)
+        return {
+            **super().from_config(cfg, input_shape),
+            "point_head": point_head,
+            "parameter_head": ConvFCHead(
+                _box_shape(cfg, input_shape),
+                conv_dim=head.CONV_DIM,
+                fc_dims=[head.FC_DIM] * head.NUM_FC,
+                output_shape=(point_head.num_params,),
+            ),
+            "regularizer": cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER,
+        }
 
     def forward(self, features: Mapping[str, Tensor], instances: list[Instances]) -> Any:
         """As :meth:`PointRendMaskHead.forward`."""
@@ -329,9 +271,7 @@ class ImplicitPointRendMaskHead(_PointMaskHead):
         boxes = [x.proposal_boxes for x in instances]
         parameters = self.parameter_head(self._box_features(features, boxes))
         squares = parameters.square()
-        coords = torch.rand(
-            len(parameters), self.mask_point_train_num_points, 2, device=parameters.device
-        )
+        coords = torch.rand(len(parameters), self.train_num_points, 2, device=parameters.device)
         fine, in_image = self._fine_features(features, boxes, coords)
         logits = self.point_head(fine, coords, parameters)
         labels = sample_point_labels(instances, in_image)
@@ -341,17 +281,28 @@ class ImplicitPointRendMaskHead(_PointMaskHead):
         }
 
     def _first_grid(self) -> tuple[int, int]:
-        num_points = self.mask_point_subdivision_num_points
+        num_points = self.subdivision_num_points
         side = math.isqrt(num_points)
         if side**2 != num_points:
             raise ValueError(
                 f"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS is {num_points}, which is no square: "
                 "the first mask of implicit PointRend is a square grid of that many points."
             )
-        return side, self.mask_point_subdivision_steps
+        return side, self.subdivision_steps
 
     def _logits_at(
         self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor, of_boxes: Tensor
     ) -> Tensor:
         fine, _ = self._fine_features(features, boxes, coords)
         return self.point_head(fine, coords, of_boxes)
+
+
+def _box_shape(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> ShapeSpec:
+    """Shape of what is read of the maps in a box."""
+    head = cfg.MODEL.ROI_MASK_HEAD
+    return _joined(input_shape, head.IN_FEATURES, head.POOLER_RESOLUTION)
+
+
+def _joined(input_shape: Mapping[str, ShapeSpec], names: Sequence[str], side: int) -> ShapeSpec:
+    channels = sum(input_shape[name].channels for name in names)
+    return ShapeSpec(channels=channels, height=side, width=side)
