@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.layers.losses import giou_loss
+from detectron2.modeling._forms import in_two_forms
 from detectron2.structures import Boxes, RotatedBoxes
-from detectron2.utils._deferred import is_remote
 
 __all__ = ["Box2BoxTransform", "Box2BoxTransformLinear", "Box2BoxTransformRotated"]
 
@@ -250,28 +250,33 @@ def _dense_box_regression_loss(
     return losses.sum() if unused is None else losses.masked_fill(unused, 0).sum()
 
 
+def _masked_rows(
+    deltas: Tensor, sources: Tensor, targets: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All rows, with harmless numbers in those that do not count: arithmetic on a GPU costs less
+    than waiting for the number of positives."""
+    sources = sources.expand_as(targets)
+    targets = torch.where(mask[..., None], targets, sources)
+    deltas = deltas.masked_fill(~mask[..., None], 0)
+    return deltas.flatten(0, 1), sources.flatten(0, 1), targets.flatten(0, 1), ~mask.flatten()
+
+
+@in_two_forms(fixed=_masked_rows)
 def _positive_rows(
     deltas: Tensor, sources: Tensor, targets: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """What enters the arithmetic: (P, B) predictions, sources and targets; and (P,) True where
     the loss does not count, None if all do.
 
-    On a CPU the positives alone, a few hundred rows of several hundred thousand. On a GPU their
-    number would be waited for, and arithmetic costs less: all rows, with harmless numbers in those
-    that do not count.
+    They are a few hundred rows of several hundred thousand.
 
     Args:
         deltas, targets: (N, R, B).
         sources: (R, B).
         mask: (N, R).
     """
-    if not is_remote(mask):
-        images, rows = mask.nonzero(as_tuple=True)
-        return deltas[images, rows], sources[rows], targets[images, rows], None
-    sources = sources.expand_as(targets)
-    targets = torch.where(mask[..., None], targets, sources)
-    deltas = deltas.masked_fill(~mask[..., None], 0)
-    return deltas.flatten(0, 1), sources.flatten(0, 1), targets.flatten(0, 1), ~mask.flatten()
+    images, rows = mask.nonzero(as_tuple=True)
+    return deltas[images, rows], sources[rows], targets[images, rows], None
 
 
 _BOX_LOSSES = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}

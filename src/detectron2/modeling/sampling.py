@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detectron2.layers import nonzero_tuple
-from detectron2.utils._deferred import is_remote
+from detectron2.modeling._forms import in_two_forms
 
 __all__ = ["keep_sampled_labels", "rows_of_masks", "subsample_images", "subsample_labels"]
 
@@ -92,15 +92,18 @@ def subsample_images(
     return [row[columns] for row, columns in zip(index, chosen, strict=True)]
 
 
-def rows_of_masks(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Where each of some (R,) masks is True, as int64 indices, with one wait for the device in
-    all."""
-    if not is_remote(masks[0]):
-        return [mask.nonzero()[:, 0] for mask in masks]
+def _rows_by_sorting(masks: Sequence[Tensor]) -> list[Tensor]:
     counts = torch.stack([mask.sum() for mask in masks]).tolist()
     # A stable sort moves what is True to the front and keeps its order.
     orders = [(~mask).to(torch.uint8).argsort(stable=True) for mask in masks]
     return [order[:count] for order, count in zip(orders, counts, strict=True)]
+
+
+@in_two_forms(fixed=_rows_by_sorting)
+def rows_of_masks(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Where each of some (R,) masks is True, as int64 indices, with one wait for the device in
+    all."""
+    return [mask.nonzero()[:, 0] for mask in masks]
 
 
 def _samples(

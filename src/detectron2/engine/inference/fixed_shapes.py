@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from detectron2.engine.inference.graphed import Graphed
 from detectron2.engine.inference.prepared import runs_prepared
 from detectron2.layers import shapes_to_tensor
+from detectron2.modeling._forms import runs_in_fixed_form
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
@@ -177,7 +178,7 @@ class FixedShapes(Graphed):
         model: Any = self
         wanted = self.fixed_shapes
         if wanted is None:
-            wanted = model.device.type == "cuda" and _kernels_run()
+            wanted = runs_in_fixed_form(model.device) and _kernels_run(model.device)
         return wanted and runs_prepared(model) and self.is_known()
 
     def is_known(self) -> bool:
@@ -227,9 +228,9 @@ class FixedShapePanopticFPN(_FixedShapeTwoStages, PanopticFPN):
     """A `PanopticFPN` that waits for the device once for its instances."""
 
 
-def _kernels_run() -> bool:
+def _kernels_run(device: torch.device) -> bool:
     return all(
-        dispatch.choose(name, "cuda").implementation == "triton"
+        dispatch.choose(name, device.type).implementation == "triton"
         for name in ("nms_topk", "detect_boxes")
     )
 

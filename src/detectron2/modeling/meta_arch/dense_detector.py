@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectron2.layers import move_device_like
+from detectron2.layers import batched_nms, move_device_like
+from detectron2.modeling._forms import in_two_forms
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch._inputs import (
     InputDict,
@@ -19,7 +20,7 @@ from detectron2.modeling.meta_arch._inputs import (
 )
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, ImageList, Instances
-from detectron2.utils._deferred import is_remote, put_scalars_later
+from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage
 
 __all__ = ["DenseDetector", "permute_to_N_HWA_K"]
@@ -50,6 +51,12 @@ def best_of_level(
     return boxes.view(chosen.shape), best, index - rows * scores.shape[2]
 
 
+@in_two_forms(fixed=lambda count: count)
+def _number(count: Tensor) -> float | Tensor:
+    """A count (), as a number where it is at hand."""
+    return count.item()
+
+
 def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:
     """Predictions (N, A * K, H, W) as (N, H * W * A, K), in the order of the anchors."""
     return tensor.unflatten(1, (-1, K)).permute(0, 3, 4, 1, 2).flatten(1, 3)
@@ -58,7 +65,8 @@ def permute_to_N_HWA_K(tensor: Tensor, K: int) -> Tensor:
 class DenseDetector(nn.Module):
     """A backbone, and a head that predicts at every cell of its feature maps.
 
-    A subclass implements `forward_training` and `forward_inference`.
+    A subclass implements `forward_training`, and `forward_inference` or what that is made of:
+    `_scores_and_deltas`, and the attributes below.
 
     Args:
         backbone: from images to feature maps.
@@ -66,7 +74,22 @@ class DenseDetector(nn.Module):
         head_in_features: names of the maps; by default all, from fine to coarse.
         pixel_mean: one number per channel; subtracted from the images.
         pixel_std: one number per channel; the images are divided by it.
+
+    Attributes:
+        anchor_generator: from the maps to a list of boxes.
+        box2box_transform: from anchors to detections.
+        test_score_thresh: detections have a higher score.
+        test_topk_candidates: per level, that enter NMS.
+        test_nms_thresh: IoU of NMS.
+        max_detections_per_image: after NMS.
     """
+
+    anchor_generator: nn.Module
+    box2box_transform: Any
+    test_score_thresh: float
+    test_topk_candidates: int
+    test_nms_thresh: float
+    max_detections_per_image: int
 
     # Draw a training image every so many iterations, 0 for never; and its order of channels.
     vis_period: int = 0
@@ -170,7 +193,57 @@ class DenseDetector(nn.Module):
         self, images: ImageList, features: list[Tensor], predictions: Any
     ) -> list[Instances]:
         """Per image, detections in the frame of the network's input; arguments as in training."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward_inference.")
+        scores, deltas = self._scores_and_deltas(predictions)
+        anchors = self.anchor_generator(features)
+        return [
+            self.inference_single_image(
+                anchors,
+                [level[index] for level in scores],
+                [level[index] for level in deltas],
+                image_size,
+            )
+            for index, image_size in enumerate(images.image_sizes)
+        ]
+
+    def _scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas, from the head's output."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward_inference, nor _scores_and_deltas for it."
+        )
+
+    def inference_single_image(
+        self,
+        anchors: list[Boxes],
+        box_cls: list[Tensor],
+        box_delta: list[Tensor],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """Detections of one image: top-k of each level, then NMS within each class.
+
+        Args:
+            anchors: per level.
+            box_cls: per level, (R_l, K) scores.
+            box_delta: per level, (R_l, 4).
+            image_size: (height, width).
+
+        Returns:
+            Instances with `pred_boxes`, `scores` and `pred_classes`, by descending score.
+        """
+        candidates = self._decode_multi_level_predictions(
+            anchors,
+            box_cls,
+            box_delta,
+            self.test_score_thresh,
+            self.test_topk_candidates,
+            image_size,
+        )
+        keep = batched_nms(
+            candidates.pred_boxes.tensor,
+            candidates.scores,
+            candidates.pred_classes,
+            self.test_nms_thresh,
+        )
+        return candidates[keep[: self.max_detections_per_image]]
 
     def preprocess_image(self, batched_inputs: list[InputDict]) -> ImageList:
         """Images of the batch on the model's device, normalised and padded to one size."""
@@ -202,9 +275,7 @@ class DenseDetector(nn.Module):
             count[None],
             lambda counts: {"num_pos_anchors": counts[0] / num_images},
         )
-        at_least_one = count.clamp(min=1)
-        value = at_least_one if is_remote(positive) else at_least_one.item()
-        return self._ema_update("loss_normalizer", value, initial_value)
+        return self._ema_update("loss_normalizer", _number(count.clamp(min=1)), initial_value)
 
     def _ema_update(
         self, name: str, value: float | Tensor, initial_value: float, momentum: float = 0.9

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectron2.layers import ShapeSpec, batched_nms, cat
+from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.box_regression import Box2BoxTransformLinear, _dense_box_regression_loss
@@ -224,21 +224,6 @@ class FCOS(DenseDetector):
         balance_y = vertical.amin(dim=-1) / vertical.amax(dim=-1)
         return torch.sqrt(balance_x * balance_y)
 
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: Any
-    ) -> list[Instances]:
-        scores, deltas = self._scores_and_deltas(predictions)
-        anchors = self.anchor_generator(features)
-        return [
-            self.inference_single_image(
-                anchors,
-                [level[index] for level in scores],
-                [level[index] for level in deltas],
-                image_size,
-            )
-            for index, image_size in enumerate(images.image_sizes)
-        ]
-
     def _scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Per level, (N, R_l, K) scores and (N, R_l, 4) distances, from the head's output."""
         logits, deltas, centerness = self._transpose_dense_predictions(
@@ -250,40 +235,6 @@ class FCOS(DenseDetector):
             for level_logits, level_centerness in zip(logits, centerness, strict=True)
         ]
         return scores, deltas
-
-    def inference_single_image(
-        self,
-        anchors: list[Boxes],
-        box_cls: list[Tensor],
-        box_delta: list[Tensor],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """Detections of one image: top-k of each level, then NMS within each class.
-
-        Args:
-            anchors: per level.
-            box_cls: per level, (R_l, K) scores, centerness included.
-            box_delta: per level, (R_l, 4).
-            image_size: (height, width).
-
-        Returns:
-            Instances with `pred_boxes`, `scores` and `pred_classes`, by descending score.
-        """
-        candidates = self._decode_multi_level_predictions(
-            anchors,
-            box_cls,
-            box_delta,
-            self.test_score_thresh,
-            self.test_topk_candidates,
-            image_size,
-        )
-        keep = batched_nms(
-            candidates.pred_boxes.tensor,
-            candidates.scores,
-            candidates.pred_classes,
-            self.test_nms_thresh,
-        )
-        return candidates[keep[: self.max_detections_per_image]]
 
 
 class FCOSHead(RetinaNetHead):

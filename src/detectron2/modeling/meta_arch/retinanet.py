@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detectron2.config import configurable
 from detectron2.config.mapping import dense as keys
 from detectron2.config.mapping import lookup, read_arguments
-from detectron2.layers import CycleBatchNormList, ShapeSpec, batched_nms, get_norm
+from detectron2.layers import CycleBatchNormList, ShapeSpec, get_norm
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
@@ -200,59 +200,10 @@ class RetinaNet(DenseDetector):
             matched_gt_boxes.append(instances.gt_boxes.tensor[matches])
         return gt_labels, matched_gt_boxes
 
-    def forward_inference(
-        self, images: ImageList, features: list[Tensor], predictions: Any
-    ) -> list[Instances]:
-        scores, deltas = self._scores_and_deltas(predictions)
-        anchors = self.anchor_generator(features)
-        return [
-            self.inference_single_image(
-                anchors,
-                [level[index] for level in scores],
-                [level[index] for level in deltas],
-                image_size,
-            )
-            for index, image_size in enumerate(images.image_sizes)
-        ]
-
     def _scores_and_deltas(self, predictions: Any) -> tuple[list[Tensor], list[Tensor]]:
         """Per level, (N, R_l, K) scores and (N, R_l, 4) deltas, from the head's output."""
         logits, deltas = self._transpose_dense_predictions(predictions, [self.num_classes, 4])
         return [level.sigmoid() for level in logits], deltas
-
-    def inference_single_image(
-        self,
-        anchors: list[Boxes],
-        box_cls: list[Tensor],
-        box_delta: list[Tensor],
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """Detections of one image: top-k of each level, then NMS within each class.
-
-        Args:
-            anchors: per level.
-            box_cls: per level, (R_l, K) scores.
-            box_delta: per level, (R_l, 4).
-            image_size: (height, width).
-
-        Returns:
-            Instances with `pred_boxes`, `scores` and `pred_classes`, by descending score.
-        """
-        candidates = self._decode_multi_level_predictions(
-            anchors,
-            box_cls,
-            box_delta,
-            self.test_score_thresh,
-            self.test_topk_candidates,
-            image_size,
-        )
-        keep = batched_nms(
-            candidates.pred_boxes.tensor,
-            candidates.scores,
-            candidates.pred_classes,
-            self.test_nms_thresh,
-        )
-        return candidates[keep[: self.max_detections_per_image]]
 
 
 class RetinaNetHead(nn.Module):

@@ -12,9 +12,10 @@ from detectron2.layers import batched_nms, cat
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
 from detectron2.layers.nms import batched_nms as nms_of_layers
 from detectron2.layers.wrappers import numbers_to_device
+from detectron2.modeling._forms import in_two_forms
 from detectron2.ops import nms_topk
 from detectron2.structures import Boxes, Instances, RotatedBoxes
-from detectron2.utils._deferred import check_later, is_remote
+from detectron2.utils._deferred import check_later
 
 __all__ = [
     "add_ground_truth_to_proposals",
@@ -24,6 +25,9 @@ __all__ = [
 
 # Ground truth gets the logit of objectness 1 - 1e-10.
 _GROUND_TRUTH_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
+
+# What `nms_topk` computes; other code may put functions of its own in their places.
+_KNOWN_NMS = (nms_of_layers,)
 
 
 def find_top_rpn_proposals(
@@ -166,6 +170,32 @@ def finite_predictions(boxes: Tensor, logits: Tensor, training: bool) -> Tensor:
     return finite
 
 
+def _suppress_in_places(
+    box_type: type[Boxes] | type[RotatedBoxes],
+    nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+    boxes: Tensor,
+    logits: Tensor,
+    groups: Tensor,
+    usable: Tensor,
+    image_sizes: Sequence[tuple[int, int]],
+    nms_thresh: float,
+    post_nms_topk: int,
+) -> list[Instances]:
+    """`suppress` for which the host waits once: for the number of proposals of every image."""
+    if nms not in _KNOWN_NMS:
+        return NotImplemented
+    places = min(post_nms_topk, boxes.shape[1])
+    kept, counts = nms_topk(boxes, logits, groups, usable, nms_thresh, places)
+    result = []
+    for index, (image_size, count) in enumerate(zip(image_sizes, counts.tolist(), strict=True)):
+        rows = kept[index, :count]
+        chosen = Instances(image_size, proposal_boxes=box_type(boxes[index][rows]))
+        chosen.objectness_logits = logits[index][rows]
+        result.append(chosen)
+    return result
+
+
+@in_two_forms(fixed=_suppress_in_places)
 def suppress(
     box_type: type[Boxes] | type[RotatedBoxes],
     nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
@@ -190,9 +220,6 @@ def suppress(
         nms_thresh: IoU above which the lower of two boxes goes.
         post_nms_topk: boxes per image at the end.
     """
-    if is_remote(boxes) and nms is nms_of_layers:
-        candidates = (boxes, logits, groups, usable)
-        return _suppress_on_device(box_type, *candidates, image_sizes, nms_thresh, post_nms_topk)
     images, columns = usable.nonzero(as_tuple=True)
     boxes, logits = boxes[images, columns], logits[images, columns]
     keep = nms(boxes, logits, groups[images, columns], nms_thresh)
@@ -201,28 +228,6 @@ def suppress(
         Instances(image_size, proposal_boxes=box_type(boxes[kept]), objectness_logits=logits[kept])
         for image_size, kept in zip(image_sizes, keep_of_image, strict=True)
     ]
-
-
-def _suppress_on_device(
-    box_type: type[Boxes] | type[RotatedBoxes],
-    boxes: Tensor,
-    logits: Tensor,
-    groups: Tensor,
-    usable: Tensor,
-    image_sizes: Sequence[tuple[int, int]],
-    nms_thresh: float,
-    post_nms_topk: int,
-) -> list[Instances]:
-    """`suppress` for which the host waits once: for the number of proposals of every image."""
-    places = min(post_nms_topk, boxes.shape[1])
-    kept, counts = nms_topk(boxes, logits, groups, usable, nms_thresh, places)
-    result = []
-    for index, (image_size, count) in enumerate(zip(image_sizes, counts.tolist(), strict=True)):
-        rows = kept[index, :count]
-        chosen = Instances(image_size, proposal_boxes=box_type(boxes[index][rows]))
-        chosen.objectness_logits = logits[index][rows]
-        result.append(chosen)
-    return result
 
 
 def _split_by_image(keep: Tensor, images: Tensor, num_images: int, topk: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from detectron2.config.mapping import lookup, read_arguments
 from detectron2.config.mapping import proposal_generator as keys
 from detectron2.layers import Conv2d as Conv2d  # imported from here by other projects
 from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling._forms import in_two_forms
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 from detectron2.modeling.matcher import Matcher
@@ -29,7 +30,7 @@ from detectron2.modeling.proposal_generator.proposal_utils import (
 )
 from detectron2.modeling.sampling import keep_sampled_labels, subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
-from detectron2.utils._deferred import is_remote, put_scalars_later
+from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.memory import retry_if_cuda_oom
 
@@ -209,15 +210,6 @@ class RPN(nn.Module):
     def _pairwise_iou(self, gt_boxes: Boxes, anchors: Boxes) -> Tensor:
         return pairwise_iou(gt_boxes, anchors)
 
-    def _sample(self, labels: list[Tensor]) -> list[Tensor]:
-        """Labels (R,) of each image in which all but a random sample are -1."""
-        if not is_remote(labels[0]):
-            return [self._subsample_labels(label) for label in labels]
-        # The labels do not depend on the network: as long as nothing here waits for the device,
-        # they are made while it still runs the backbone.
-        arguments = (self.batch_size_per_image, self.positive_fraction, 0)
-        return list(keep_sampled_labels(torch.stack(labels), *arguments))
-
     def _subsample_labels(self, label: Tensor) -> Tensor:
         """(R,) labels of one image in which all but a random sample are -1."""
         positive, negative = subsample_labels(
@@ -227,6 +219,17 @@ class RPN(nn.Module):
         sampled[positive] = 1
         sampled[negative] = 0
         return sampled
+
+    def _sample_together(self, labels: list[Tensor]) -> list[Tensor]:
+        # The labels do not depend on the network: as long as nothing here waits for the device,
+        # they are made while it still runs the backbone.
+        arguments = (self.batch_size_per_image, self.positive_fraction, 0)
+        return list(keep_sampled_labels(torch.stack(labels), *arguments))
+
+    @in_two_forms(fixed=_sample_together, skips=[_subsample_labels])
+    def _sample(self, labels: list[Tensor]) -> list[Tensor]:
+        """Labels (R,) of each image in which all but a random sample are -1."""
+        return [self._subsample_labels(label) for label in labels]
 
     def losses(
         self,

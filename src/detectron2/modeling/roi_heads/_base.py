@@ -12,12 +12,12 @@ from detectron2.config import configurable
 from detectron2.config.mapping import read_arguments
 from detectron2.config.mapping.roi_heads import PROPOSAL_MATCHER, ROI_HEADS
 from detectron2.layers import ShapeSpec
+from detectron2.modeling._forms import in_two_forms
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detectron2.modeling.roi_heads._proposals import copy_matched_targets, log_sample_counts
 from detectron2.modeling.sampling import subsample_images, subsample_labels
 from detectron2.structures import ImageList, Instances, pairwise_iou
-from detectron2.utils._deferred import is_remote
 from detectron2.utils.registry import Registry, registered
 
 __all__ = ["ROI_HEADS_REGISTRY", "ROIHeads", "build_roi_heads"]
@@ -100,41 +100,13 @@ class ROIHeads(nn.Module):
         if self.proposal_append_gt:
             proposals = add_ground_truth_to_proposals(targets, proposals)
         pairs = list(zip(proposals, targets))
-        if self._samples_images_together(targets):
-            sampled = self._label_and_sample_images(pairs)
-        else:
-            sampled = [self._label_and_sample_image(*pair) for pair in pairs]
+        matches = [(*self._match(*pair), pair[1].gt_classes) for pair in pairs]
+        sampled = [
+            self._sampled(*pair, match[0], *chosen)
+            for pair, match, chosen in zip(pairs, matches, self._sample_images(matches))
+        ]
         log_sample_counts(sampled, self.num_classes)
         return sampled
-
-    def _samples_images_together(self, targets: list[Instances]) -> bool:
-        """Where the host would wait for the indices of each image, unless a subclass chooses."""
-        chooses = any(
-            getattr(type(self), name) is not getattr(ROIHeads, name)
-            for name in ("_label_and_sample_image", "_sample_proposals")
-        )
-        return bool(targets) and is_remote(targets[0].gt_classes) and not chooses
-
-    def _label_and_sample_images(self, pairs: list[tuple[Instances, Instances]]) -> list[Instances]:
-        matches = [self._match(*pair) for pair in pairs]
-        classes = [
-            self._classes_of_proposals(*match, targets.gt_classes)
-            for match, (_, targets) in zip(matches, pairs)
-        ]
-        chosen = subsample_images(
-            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
-        )
-        return [
-            self._sampled(*pair, matched_idxs, index, of_image[index])
-            for pair, (matched_idxs, _), index, of_image in zip(pairs, matches, chosen, classes)
-        ]
-
-    def _label_and_sample_image(self, proposals: Instances, targets: Instances) -> Instances:
-        matched_idxs, matched_labels = self._match(proposals, targets)
-        sampled_idxs, gt_classes = self._sample_proposals(
-            matched_idxs, matched_labels, targets.gt_classes
-        )
-        return self._sampled(proposals, targets, matched_idxs, sampled_idxs, gt_classes)
 
     def _match(self, proposals: Instances, targets: Instances) -> tuple[Tensor, Tensor]:
         overlaps = self._pairwise_iou(targets.gt_boxes, proposals.proposal_boxes)
@@ -188,3 +160,19 @@ class ROIHeads(nn.Module):
         classes = gt_classes[matched_idxs]
         classes = torch.where(matched_labels == 0, self.num_classes, classes)
         return torch.where(matched_labels == -1, -1, classes)
+
+    def _sample_images_together(
+        self, matches: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        classes = [self._classes_of_proposals(*match) for match in matches]
+        chosen = subsample_images(
+            classes, self.batch_size_per_image, self.positive_fraction, self.num_classes
+        )
+        return [(index, of_image[index]) for index, of_image in zip(chosen, classes)]
+
+    @in_two_forms(fixed=_sample_images_together, skips=[_sample_proposals])
+    def _sample_images(
+        self, matches: list[tuple[Tensor, Tensor, Tensor]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """`_sample_proposals` of each image, whose arguments `matches` are."""
+        return [self._sample_proposals(*match) for match in matches]
