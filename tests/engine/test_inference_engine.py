@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from detectron2.engine.inference import convolutions, optimize_for_inference, undo_speed_up
-from detectron2.engine.inference.convolutions import FusedConv2d
+from detectron2.engine.inference.convolutions import FoldedConv, FusedConv2d
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.layers.batch_norm import LayerNorm
 from detectron2.ops import dispatch
@@ -28,6 +28,8 @@ NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 @pytest.fixture(autouse=True)
 def winograd_in_narrow_models_too(monkeypatch):
     monkeypatch.setattr(convolutions, "_WINOGRAD_CHANNELS", 8)
+    monkeypatch.setattr(convolutions, "_WINOGRAD_CELLS", 16)
+    monkeypatch.setattr(convolutions, "_FUSION_NUMBERS", 2**11)
 
 
 def build(name):
@@ -103,6 +105,41 @@ def test_bfloat16_is_close_and_boxes_stay_float32(name):
     assert 0 < error < 0.05
     found = infer(fast, batch)[0]["instances"]
     assert found["pred_boxes"].dtype == found["scores"].dtype == torch.float32
+
+
+# Channels in and out, kernel, stride, and (images, height, width) of the input. Small maps of narrow
+# layers are direct: the calls that save arithmetic or memory cost more there than they save.
+ALGORITHMS = [
+    ((64, 64, 1, 1), (1, 24, 32), "direct"),
+    ((64, 64, 1, 1), (1, 48, 64), "fused"),
+    ((32, 32, 3, 1), (1, 24, 32), "direct"),
+    ((64, 64, 3, 1), (100, 14, 14), "fused"),
+    ((64, 128, 1, 2), (1, 48, 64), "direct"),
+    ((256, 256, 3, 1), (1, 6, 8), "direct"),
+    ((256, 256, 3, 1), (1, 12, 16), "winograd"),
+    ((96, 96, 3, 1), (4, 6, 8), "winograd"),
+    ((64, 256, 3, 1), (1, 12, 16), "direct"),
+    ((256, 256, 3, 2), (1, 48, 64), "fused"),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape", "expected"), ALGORITHMS)
+def test_convention_the_algorithm_follows_from_shapes_alone(layer, shape, expected, monkeypatch):
+    monkeypatch.undo()
+    channels, outputs, kernel, stride = layer
+    conv = nn.Conv2d(channels, outputs, kernel, stride, padding=kernel // 2)
+    fast = optimize_for_inference(conv)
+    x = torch.randn(shape[0], channels, *shape[1:])
+    chosen, choose = [], FoldedConv.algorithm
+
+    def recording(folded, cells):
+        chosen.append(choose(folded, cells))
+        return chosen[-1]
+
+    monkeypatch.setattr(FoldedConv, "algorithm", recording)
+    with torch.no_grad():
+        assert_close(fast(x), conv(x), rtol=1e-3, atol=1e-3)
+    assert chosen == [expected]
 
 
 def test_unknown_precision_is_named():

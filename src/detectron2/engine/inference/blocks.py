@@ -100,21 +100,20 @@ class FusedRPNHead(Prepared, StandardRPNHead):
         logits, deltas = [], []
         for feature in features:
             hidden = self.conv(feature)
-            out = F.linear(
-                hidden.permute(0, 2, 3, 1), weight.to(hidden.dtype), bias.to(hidden.dtype)
-            )
-            out = out.float().permute(0, 3, 1, 2)
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
+            out = F.conv2d(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype)).float()
             logits.append(out[:, :num_anchors])
             deltas.append(out[:, num_anchors:])
         return logits, deltas
 
     def weights_state(self) -> object:
         predictors = (self.objectness_logits, self.anchor_deltas)
-        return state_of(*(tensor for conv in predictors for tensor in (conv.weight, conv.bias)))
+        return state_of(*(x for conv in predictors for x in conv._parameters.values()))
 
     @torch.no_grad()
     def prepare(self) -> tuple[Tensor, Tensor]:
         predictors = (self.objectness_logits, self.anchor_deltas)
-        weight = torch.cat([conv.weight.flatten(1) for conv in predictors])
+        weight = torch.cat([conv.weight for conv in predictors])
+        weight = weight.contiguous(memory_format=torch.channels_last)
         biases = [conv.bias for conv in predictors]
         return weight, torch.cat([bias for bias in biases if bias is not None])

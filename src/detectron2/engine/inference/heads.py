@@ -21,11 +21,11 @@ __all__ = [
     "PreparedLinear",
 ]
 
-# 32 boxes hold 25 MB of doubled map in float32: it stays in the caches, and the C library gives
-# memory of this size again without asking the system for zeroed pages. Elsewhere each chunk costs
-# launches.
-_BOXES_PER_CHUNK = 32
-_BOXES_PER_CHUNK_ELSEWHERE = 256
+# Bytes of doubled map at a time: 2 MB stay in the cache of a core between the three steps. 100
+# boxes of 256 channels take 107 ms of one thread instead of 134 with 25 MB, 64 channels 14 instead
+# of 18. Elsewhere each chunk costs launches.
+_CHUNK_BYTES = 2_000_000
+_CHUNK_BYTES_ELSEWHERE = 200_000_000
 
 
 class PreparedLinear(Prepared, nn.Linear):
@@ -144,12 +144,18 @@ class FusedMaskHead(Prepared, MaskRCNNConvUpsampleHead):
             classes = torch.zeros_like(classes)
         cells = x.permute(0, 2, 3, 1).to(weight.dtype)  # (K, h, w, C)
         logits = x.new_empty(boxes, height * width * 4, 1, dtype=torch.float32)
-        step = _BOXES_PER_CHUNK if x.device.type == "cpu" else _BOXES_PER_CHUNK_ELSEWHERE
+        bytes_per_box = height * width * weight.shape[0] * weight.element_size()
+        limit = _CHUNK_BYTES if x.device.type == "cpu" else _CHUNK_BYTES_ELSEWHERE
+        step = max(1, limit // bytes_per_box)
         for first in range(0, boxes, step):
             chunk = slice(first, first + step)
             doubled = F.relu_(F.linear(cells[chunk], weight, bias))
             doubled = doubled.reshape(len(doubled), height * width * 4, -1)
-            logits[chunk] = torch.bmm(doubled, class_weight[classes[chunk]][..., None])
+            logits[chunk] = (
+                F.linear(doubled, class_weight)
+                if len(class_weight) == 1
+                else torch.bmm(doubled, class_weight[classes[chunk]][..., None])
+            )
         logits += class_bias[classes][:, None, None]
         grid = logits.view(boxes, height, width, 2, 2).permute(0, 1, 3, 2, 4)
         return grid.reshape(boxes, 1, 2 * height, 2 * width)

@@ -20,15 +20,14 @@ def runs_prepared(module: nn.Module) -> bool:
 
 def state_of(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Equal for two calls only if the tensors are the same and were not written in between."""
-    return tuple(_state(tensor) for tensor in tensors)
-
-
-def _state(tensor: Tensor | None) -> Any:
-    if tensor is None:
-        return None
-    # Tensors made in inference mode count no writes.
-    version = None if tensor.is_inference() else tensor._version
-    return id(tensor), tensor.data_ptr(), version, tensor.dtype
+    # Tensors made in inference mode count no writes. One expression: every layer asks at every
+    # call, and a function for each tensor would take as long as all of this.
+    return tuple(
+        [
+            None if x is None else (id(x), x.data_ptr(), x.is_inference() or x._version, x.dtype)
+            for x in tensors
+        ]
+    )
 
 
 class Faster:
