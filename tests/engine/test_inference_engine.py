@@ -107,8 +107,8 @@ def test_bfloat16_is_close_and_boxes_stay_float32(name):
     assert found["pred_boxes"].dtype == found["scores"].dtype == torch.float32
 
 
-# Channels in and out, kernel, stride, and (images, height, width) of the input. Small maps of narrow
-# layers are direct: the calls that save arithmetic or memory cost more there than they save.
+# Channels in and out, kernel, stride; and (images, height, width) of the input. Small maps of
+# narrow layers are direct: the calls that save arithmetic or memory cost more than they save.
 ALGORITHMS = [
     ((64, 64, 1, 1), (1, 24, 32), "direct"),
     ((64, 64, 1, 1), (1, 48, 64), "fused"),
