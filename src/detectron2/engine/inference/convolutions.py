@@ -152,7 +152,7 @@ class FusedConv2d(Prepared, Conv2d):
 
     def weights_state(self) -> Any:
         # Asked for at every call: looking attributes of a module up takes longer than its tables.
-        tensors = [*self._parameters.values()]
+        tensors: list[Tensor | None] = [*self._parameters.values()]
         norm = self._modules.get("norm")
         if norm is not None and type(norm) in _FOLDABLE_NORMS:
             tensors += norm._parameters.values()
