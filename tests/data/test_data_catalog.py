@@ -86,6 +86,14 @@ def test_deferred_metadata_are_computed_once_when_first_needed(metadata):
     assert m.thing_classes == ["a"] and m.as_dict()["thing_classes"] == ["a"] and len(calls) == 1
 
 
+def test_deferred_metadata_can_be_deleted_before_they_were_needed(metadata):
+    # Projects delete an attribute of a builtin dataset to set another value.
+    metadata.defer("d", lambda: {"thing_classes": ["a"], "ignore_label": 255})
+    del metadata.get("d").thing_classes
+    metadata.get("d").thing_classes = ["b"]
+    assert metadata.get("d").as_dict() == {"name": "d", "thing_classes": ["b"], "ignore_label": 255}
+
+
 def test_deferred_metadata_conflict_like_others(metadata):
     metadata.defer("d", lambda: {"thing_classes": ["a"]})
     with pytest.raises(AssertionError, match="already set"):

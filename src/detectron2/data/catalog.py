@@ -177,6 +177,10 @@ class Metadata(types.SimpleNamespace):
             )
         super().__setattr__(key, value)
 
+    def __delattr__(self, key: str) -> None:
+        self._resolve()
+        super().__delattr__(key)
+
     def as_dict(self) -> dict[str, Any]:
         """All attributes. Changing the dictionary does not change the metadata."""
         self._resolve()
