@@ -20,11 +20,28 @@ from toy_project import (
     toy_config,
 )
 
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig
 from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation.default_evaluators import EVALUATORS
 from detectron2.utils.env import seed_all_rng
+
+
+class OwnInit(ToyTrainer):
+    """Builds its parts by itself, as projects do that train a teacher beside the model."""
+
+    def __init__(self, cfg):
+        super(DefaultTrainer, self).__init__()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = SimpleTrainer(model, self.build_train_loader(cfg), optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetectionCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self.register_hooks(self.build_hooks())
 
 
 @pytest.fixture
@@ -68,6 +85,24 @@ def test_convention_the_model_is_the_inner_trainers():
         replacement = nn.Linear(2, 2)
         setattr(trainer, name, replacement)
         assert getattr(trainer, name) is getattr(trainer._trainer, name) is replacement
+
+
+def test_convention_a_trainer_may_have_an_init_of_its_own(cfg):
+    trainer = OwnInit(cfg)
+    trainer.train()
+    assert trainer.iter == 6 and len(read_metrics(cfg)) == 2
+    cfg.SOLVER.MAX_ITER = 8
+    resumed = OwnInit(cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 6
+    resumed.train()
+
+
+def test_convention_results_are_an_attribute_only_after_an_evaluation(cfg):
+    trainer = ToyTrainer(cfg)
+    assert not hasattr(trainer, "_last_eval_results")
+    trainer._test_and_remember()
+    assert trainer._last_eval_results
 
 
 def test_convention_the_order_of_hooks(cfg):

@@ -79,6 +79,20 @@ class DefaultTrainer(TrainerBase):
         checkpointer: saves and loads all of it.
     """
 
+    _last_eval_results: Any
+    """There after the first evaluation; projects ask `hasattr`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> DefaultTrainer:
+        """A trainer whose class may have an `__init__` that passes over the one below.
+
+        Projects that train two models at once write one that builds the loop by itself.
+        """
+        self = super().__new__(cls)
+        self._start_time = time.time()
+        self._run_state = RunState()
+        self._interruption = Interruption()
+        return self
+
     def __init__(self, cfg: ConfigSource) -> None:
         """
         Args:
@@ -114,10 +128,6 @@ class DefaultTrainer(TrainerBase):
         self.checkpointer.in_background = recipe.training["BACKGROUND_CHECKPOINTS"] and not sharded
         self.start_iter = 0
         self.max_iter = recipe.max_iter
-        self._start_time = time.time()
-        self._last_eval_results: Any = None
-        self._run_state = RunState()
-        self._interruption = Interruption()
         self.register_hooks(self.build_hooks())
 
     def _build_loop(
@@ -241,8 +251,9 @@ class DefaultTrainer(TrainerBase):
             return None
         from detectron2.evaluation import verify_results
 
-        verify_results(self.cfg, self._last_eval_results)
-        return self._last_eval_results
+        results = getattr(self, "_last_eval_results", {})
+        verify_results(self.cfg, results)
+        return results
 
     def before_train(self) -> None:
         """Run every hook's `before_train`, and continue the random numbers after a resume."""
