@@ -366,6 +366,17 @@ class TestExtensionPoints:
             results.append(run(evaluator))
         assert_same(*results)
 
+    def test_convention_ground_truth_is_indexed_as_in_pycocotools(self, make_coco):
+        from pycocotools.coco import COCO
+
+        coco = make_coco()
+        api = COCOEvaluator(coco.name, distributed=False)._coco_api
+        with contextlib.redirect_stdout(io.StringIO()):
+            reference = COCO(str(coco.path))
+        for index in ("imgToAnns", "catToImgs"):
+            assert dict(getattr(api, index)) == dict(getattr(reference, index))
+        assert api.imgToAnns[-5] == []
+
     def test_a_subclass_may_store_plain_dictionaries(self, make_coco):
         class Plain(COCOEvaluator):
             def process(self, inputs, outputs):

@@ -60,6 +60,13 @@ def test_the_batch_has_its_own_memory():
     assert not image.any()
 
 
+def test_convention_gradients_reach_the_images():
+    # What saliency maps and adversarial images are made with.
+    images = [torch.ones(3, 4, 5, requires_grad=True), torch.ones(3, 2, 6, requires_grad=True)]
+    ImageList.from_tensors(images, 8).tensor.sum().backward()
+    assert all(torch.equal(image.grad, torch.ones_like(image)) for image in images)
+
+
 def test_what_cannot_be_batched_is_refused():
     with pytest.raises(ValueError, match="no images"):
         ImageList.from_tensors([])

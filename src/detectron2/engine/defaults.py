@@ -81,6 +81,9 @@ class DefaultTrainer(TrainerBase):
 
     _last_eval_results: Any
     """There after the first evaluation; projects ask `hasattr`."""
+    _start_time: float
+    _run_state: RunState
+    _interruption: Interruption
 
     def __new__(cls, *args: Any, **kwargs: Any) -> DefaultTrainer:
         """A trainer whose class may have an `__init__` that passes over the one below.

@@ -60,10 +60,10 @@ def _read(path: str) -> Any | None:
     It keys images by non-negative integers. Anything else that is wrong with the file is still
     wrong when the images are numbered, and raises then.
     """
-    from hotcoco import COCO
+    from detectron2.evaluation.coco_api import CocoApi
 
     try:
-        return COCO(path)
+        return CocoApi(path)
     except ValueError:
         return None
 
@@ -74,7 +74,7 @@ def numbered(content: dict[str, Any], name: str) -> GroundTruth:
     Raises:
         ValueError: the dictionary is not what COCO files look like; `name` is part of the message.
     """
-    from hotcoco import COCO
+    from detectron2.evaluation.coco_api import CocoApi
 
     image_ids = [image["id"] for image in content.get("images", ())]
     numbers = None
@@ -82,7 +82,7 @@ def numbered(content: dict[str, Any], name: str) -> GroundTruth:
         numbers = {image_id: number for number, image_id in enumerate(image_ids, start=1)}
         content = _renumbered(content, numbers)
     try:
-        return GroundTruth(COCO(content), numbers, "annotations" in content)
+        return GroundTruth(CocoApi(content), numbers, "annotations" in content)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 

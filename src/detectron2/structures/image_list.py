@@ -93,8 +93,9 @@ def _stacked(tensors: list[Tensor], height: int, width: int, pad_value: float) -
     """(N, ..., height, width) with the images in the top left corners."""
     first = tensors[0]
     batch = first.new_full((len(tensors), *first.shape[:-2], height, width), pad_value)
-    for image, padded in zip(tensors, batch):
-        padded[..., : image.shape[-2], : image.shape[-1]].copy_(image)
+    for index, image in enumerate(tensors):
+        # Not by iterating over `batch`: autograd has no way through views that come in a row.
+        batch[index, ..., : image.shape[-2], : image.shape[-1]].copy_(image)
     return batch
 
 
