@@ -18,7 +18,12 @@ from detectron2.modeling.backbone._resnet_blocks import (
     DeformBottleneckBlock,
     Norm,
 )
-from detectron2.modeling.backbone._resnet_plan import BASIC_DEPTHS, blocks_per_stage, plan_stages
+from detectron2.modeling.backbone._resnet_plan import (
+    BASIC_DEPTHS,
+    StagePlan,
+    blocks_per_stage,
+    plan_stages,
+)
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 
@@ -238,9 +243,21 @@ def _resnet(
     **options: Any,
 ) -> ResNet:
     stem = BasicStem(in_channels=in_channels, out_channels=stem_out_channels, norm=norm)
+    plans = plan_stages(stem_out_channels=stem_out_channels, **options)
+    return resnet_of_plans(stem, plans, norm=norm, out_features=out_features, freeze_at=freeze_at)
+
+
+def resnet_of_plans(
+    stem: nn.Module,
+    plans: Sequence[StagePlan],
+    *,
+    norm: Norm,
+    out_features: Sequence[str],
+    freeze_at: int,
+) -> ResNet:
+    """The ResNet of a stem and of plans of res2 to res5, up to the last of `out_features`."""
     names = ["stem", "res2", "res3", "res4", "res5"]
     last = max((names.index(name) for name in out_features if name in names), default=0)
-    plans = plan_stages(stem_out_channels=stem_out_channels, **options)
     stages = [
         ResNet.make_stage(_BLOCK_CLASSES[plan.kind], plan.num_blocks, norm=norm, **plan.arguments)
         for plan in plans[:last]
