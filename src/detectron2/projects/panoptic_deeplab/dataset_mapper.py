@@ -92,8 +92,8 @@ class PanopticDeeplabDatasetMapper:
         colors = utils.read_image(label_file, "RGB")
         if colors.shape[:2] != image.shape[:2]:
             raise utils.SizeMismatchError(
-                f"The label image {label_file!r} is {colors.shape[1]}x{colors.shape[0]} pixels and its "
-                f"image {record['file_name']!r} {image.shape[1]}x{image.shape[0]}."
+                f"The label image {label_file!r} is {colors.shape[1]}x{colors.shape[0]} pixels and "
+                f"its image {record['file_name']!r} {image.shape[1]}x{image.shape[0]}."
             )
         aug_input = T.AugInput(image, sem_seg=colors)
         self.augmentations(aug_input)
