@@ -28,6 +28,8 @@ _SCORES = {
     "miou": "mIoU",
 }
 
+_WIDTH_OF_NUMBERS = 80
+
 
 @app.callback(invoke_without_command=True)
 def _list_by_default(context: typer.Context) -> None:
@@ -60,7 +62,8 @@ def list_models(
     for entry in entries:
         table.add_row(entry.config, *_numbers(entry))
     # A table cut to a narrow terminal, or to the 80 columns of a pipe, would lose names.
-    Console(width=max(Console().width, 142)).print(table)
+    needed = max((len(entry.config) for entry in entries), default=0) + _WIDTH_OF_NUMBERS
+    Console(width=max(Console().width, needed)).print(table)
 
 
 @app.command("show")

@@ -25,6 +25,8 @@ _KEYS = (
     "keypoint_flip_map",
     "keypoint_connection_rules",
 )
+# How ids of segments are read: which classes are things, and ``class * label_divisor + number``.
+_PANOPTIC_KEYS = ("label_divisor", "thing_dataset_id_to_contiguous_id")
 
 
 def save_metadata(dataset_name: str, path: str | Path) -> None:
@@ -36,7 +38,8 @@ def save_metadata(dataset_name: str, path: str | Path) -> None:
 def described_classes(metadata: Metadata) -> dict[str, Any]:
     """Names and colours of the classes and keypoints, as plain data."""
     known = metadata.as_dict()
-    return {key: known[key] for key in _KEYS if key in known}
+    keys = _KEYS + (_PANOPTIC_KEYS if "label_divisor" in known else ())
+    return {key: known[key] for key in keys if key in known}
 
 
 def load_metadata(path: str | Path) -> Metadata:
@@ -48,10 +51,13 @@ def load_metadata(path: str | Path) -> Metadata:
     path = Path(path)
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        values = {key: content[key] for key in _KEYS if key in content}
+        values = {key: content[key] for key in _KEYS + _PANOPTIC_KEYS if key in content}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is no metadata file of a model: {error}.") from error
     for key in ("keypoint_flip_map", "keypoint_connection_rules"):
         if key in values:
             values[key] = [tuple(row) for row in values[key]]
+    numbers = values.get("thing_dataset_id_to_contiguous_id")
+    if numbers is not None:  # JSON has texts for keys
+        values["thing_dataset_id_to_contiguous_id"] = {int(k): v for k, v in numbers.items()}
     return Metadata(name=str(path), **values)

@@ -32,6 +32,7 @@ from detectron2.engine.launch import launch
 from detectron2.engine.lr_finder import find_learning_rate
 from detectron2.model_zoo._short_names import full_name
 from detectron2.model_zoo.model_zoo import config_names
+from detectron2.projects.shipped import trainer_of
 from detectron2.utils import comm
 
 __all__ = [
@@ -117,13 +118,14 @@ def _evaluate(options: TrainOptions) -> dict[str, Any]:
     weights = options.weights or published_weights(_named(options.config))
     edits_of(cfg).set_weights(weights)
     _set_up(cfg, options, eval_only=True)
-    model = DefaultTrainer.build_model(cfg)
+    trainer_class = trainer_of(cfg) or DefaultTrainer
+    model = trainer_class.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=edits_of(cfg).output_dir)
     checkpointer.load(weights)
     refuse_foreign_weights(checkpointer.report, weights)
     model = speed_up(model, options.precision)
     if options.report is None and not options.resume:
-        return DefaultTrainer.test(cfg, model)
+        return trainer_class.test(cfg, model)
     from detectron2.engine.evaluate_command import evaluate_with_report
 
     return evaluate_with_report(cfg, model, options.report, options.resume)
@@ -287,7 +289,7 @@ def _train(options: TrainOptions) -> None:
         if MetadataCatalog.get(name).get("thing_classes") is None:
             DatasetCatalog.get(name)  # class names are known once the annotations are read
         save_metadata(name, Path(edits.output_dir) / METADATA_FILE)
-    trainer = DefaultTrainer(cfg)
+    trainer = (trainer_of(cfg) or DefaultTrainer)(cfg)
     trainer.resume_or_load(resume=options.resume)
     forget_files()
     trainer.train()
@@ -297,7 +299,7 @@ def _find_learning_rate(options: TrainOptions) -> str:
     """What losses rising rates have, as lines of text."""
     cfg = _auto_scaled(options)[0] if options.auto_scale else configure(options)
     _set_up(cfg, options, eval_only=False)
-    trainer = DefaultTrainer(cfg)
+    trainer = (trainer_of(cfg) or DefaultTrainer)(cfg)
     trainer.resume_or_load(resume=False)
     found = find_learning_rate(trainer.model, trainer.data_loader, trainer.optimizer)
     rows = list(zip(found.rates, found.losses, strict=True))

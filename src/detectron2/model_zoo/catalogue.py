@@ -26,7 +26,8 @@ class ZooEntry:
         config: path for `detectron2.model_zoo.get_config`.
         task: one of `tasks`.
         dataset: what it was trained and scored on, one of `datasets`.
-        weights: end of the address of the checkpoint, "model id/file".
+        weights: end of the address of the checkpoint, "model id/file" or "file".
+        folder: part of that address before it, where it is not `name`.
         schedule: "1x" (90000 iterations of 16 images), "3x", ..., or a number of epochs.
         metrics: box_ap, box_ap50, mask_ap, keypoint_ap, pq, proposal_ar, miou, with _tta for
             test-time augmentation; in percent, on the validation set.
@@ -36,6 +37,7 @@ class ZooEntry:
     task: str
     dataset: str
     weights: str
+    folder: str = ""
     schedule: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     train_seconds_per_iteration: float | None = None
@@ -56,7 +58,7 @@ class ZooEntry:
     @property
     def url(self) -> str:
         """Address of the checkpoint."""
-        return f"{ZOO_ADDRESS}{self.name}/{self.weights}"
+        return f"{ZOO_ADDRESS}{self.folder or self.name}/{self.weights}"
 
 
 _MAIN_METRIC = {

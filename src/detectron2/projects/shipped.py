@@ -1,4 +1,4 @@
-"""The projects of this package: where their configs lie, and which keys are theirs."""
+"""The projects of this package: where their configs lie, which keys are theirs, who trains them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-__all__ = ["PROJECTS", "Project", "add_keys_of_file"]
+__all__ = ["PROJECTS", "Project", "add_keys_of_file", "trainer_of"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,15 @@ class Project:
         package: its module here; its folder `configs` has the config files.
         add_keys: the function of that package which adds its keys to a config.
         own_keys: keys that no other project has.
+        trainer: "module:class" of that package, a subclass of `DefaultTrainer` with the schedule
+            and the data of its configs; empty where `DefaultTrainer` itself does.
     """
 
     name: str
     package: str
     add_keys: str
     own_keys: tuple[str, ...]
+    trainer: str = ""
 
     @property
     def configs(self) -> str:
@@ -35,7 +38,32 @@ class Project:
         return os.path.join(os.path.dirname(__file__), self.package, "configs")
 
 
-PROJECTS = (Project("PointRend", "point_rend", "add_pointrend_config", ("MODEL.POINT_HEAD",)),)
+PROJECTS = (
+    Project("PointRend", "point_rend", "add_pointrend_config", ("MODEL.POINT_HEAD",)),
+    Project(
+        "DeepLab",
+        "deeplab",
+        "add_deeplab_config",
+        (
+            "MODEL.RESNETS.RES4_DILATION",
+            "MODEL.RESNETS.RES5_MULTI_GRID",
+            "MODEL.RESNETS.STEM_TYPE",
+            "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS",
+            "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS",
+            "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS",
+            "SOLVER.POLY_LR_POWER",
+        ),
+        trainer="trainer:DeepLabTrainer",
+    ),
+    # After DeepLab: its function adds those keys, too.
+    Project(
+        "PanopticDeepLab",
+        "panoptic_deeplab",
+        "add_panoptic_deeplab_config",
+        ("MODEL.INS_EMBED_HEAD", "MODEL.PANOPTIC_DEEPLAB"),
+        trainer="trainer:PanopticDeepLabTrainer",
+    ),
+)
 
 
 def add_keys_of_file(cfg: CfgNode, filename: str) -> None:
@@ -51,6 +79,16 @@ def add_keys_of_file(cfg: CfgNode, filename: str) -> None:
         if any(_has(tree, key) for key in project.own_keys):
             package = import_module(f"detectron2.projects.{project.package}")
             getattr(package, project.add_keys)(cfg)
+
+
+def trainer_of(cfg: Any) -> Any:
+    """The trainer of the project whose keys a config has; None where `DefaultTrainer` does it."""
+    for project in reversed(PROJECTS):
+        if project.trainer and any(_has(cfg, key) for key in project.own_keys):
+            module, name = project.trainer.split(":")
+            package = f"detectron2.projects.{project.package}.{module}"
+            return getattr(import_module(package), name)
+    return None
 
 
 def _has(tree: Any, key: str) -> bool:
