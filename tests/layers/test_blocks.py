@@ -79,6 +79,18 @@ class TestASPP:
         with pytest.raises(ValueError, match=r"windows of \(8, 10\) cells.* it is \(16, 21\)"):
             aspp(torch.zeros(1, 4, 16, 21))
 
+    @pytest.mark.parametrize("size", [(16, 21), (9, 30), (5, 30), (5, 6)])
+    def test_images_of_any_size_are_seen_in_inference(self, size):
+        aspp = ASPP(4, 6, [2], norm="", activation=F.relu, pool_kernel_size=(8, 10)).eval()
+        assert aspp(torch.zeros(1, 4, *size)).shape == (1, 6, *size)
+
+    def test_a_map_smaller_than_the_window_is_averaged_whole(self):
+        aspp = ASPP(4, 6, [2], norm="", activation=F.relu, pool_kernel_size=(8, 10)).eval()
+        x = torch.rand(1, 4, 5, 6)
+        expected = aspp(x)
+        aspp.pool_kernel_size, aspp.convs[-1][0] = None, nn.AdaptiveAvgPool2d(1)
+        assert_close(aspp(x), expected)
+
     def test_dropout_acts_in_training_only(self):
         aspp = ASPP(4, 6, [2], norm="", activation=torch.exp, dropout=0.5)
         x = torch.randn(1, 4, 8, 8)

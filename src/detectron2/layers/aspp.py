@@ -30,8 +30,8 @@ class ASPP(nn.Module):
         dilations: of the 3x3 convolutions, usually three.
         norm: normalisation of every convolution but that of the average, see `get_norm`.
         activation: module that runs after every normalisation; each gets a copy.
-        pool_kernel_size: (height, width) of the averaged window, in cells; the input must be a
-            multiple of it. None averages over the whole map.
+        pool_kernel_size: (height, width) of the averaged window, in cells; in training the input
+            must be a multiple of it. None averages over the whole map.
         dropout: probability of dropping an element of the result.
         use_depthwise_separable_conv: build the 3x3 convolutions as depthwise separable ones.
 
@@ -40,7 +40,7 @@ class ASPP(nn.Module):
         project: the convolution that fuses them.
 
     Raises:
-        ValueError: in `forward`, if the input is no multiple of the window.
+        ValueError: in `forward`, in training, if the input is no multiple of the window.
     """
 
     def __init__(
@@ -81,15 +81,25 @@ class ASPP(nn.Module):
         """Map (N, in_channels, H, W) to (N, out_channels, H, W)."""
         size = x.shape[-2:]
         window = self.pool_kernel_size
-        if window is not None and (size[0] % window[0] or size[1] % window[1]):
+        if self.training and window and (size[0] % window[0] or size[1] % window[1]):
             raise ValueError(
                 f"ASPP averages over windows of {tuple(window)} cells, so its input must be a "
                 f"multiple of that; it is {tuple(size)}."
             )
-        views = [conv(x) for conv in self.convs]
+        views = [conv(x) for conv in self.convs[:-1]]
+        views.append(self._average(x))
         views[-1] = F.interpolate(views[-1], size=size, mode="bilinear", align_corners=False)
         fused = self.project(cat(views, dim=1))
         return F.dropout(fused, self.dropout, training=self.training) if self.dropout else fused
+
+    def _average(self, x: Tensor) -> Tensor:
+        """The view of averages, (N, out_channels, h, w)."""
+        window, size = self.pool_kernel_size, x.shape[-2:]
+        if window is None or (window[0] <= size[0] and window[1] <= size[1]):
+            return self.convs[-1](x)
+        # A photograph smaller than the crops of training: what there is of the window.
+        shared = (min(window[0], size[0]), min(window[1], size[1]))
+        return self.convs[-1][1](F.avg_pool2d(x, shared, stride=1))
 
 
 def _conv(
