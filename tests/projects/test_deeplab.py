@@ -1,5 +1,7 @@
 """DeepLab beside its golden cases."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -21,19 +23,30 @@ from torch.testing import assert_close
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
+from detectron2.config.mapping import lookup
 from detectron2.data import DatasetCatalog
 from detectron2.engine.inference import speed_up
 from detectron2.engine.train_command import TrainOptions, run_train
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
 from detectron2.projects.deeplab import (
+    DeepLabV3Head,
     DeepLabV3PlusHead,
     WarmupPolyLR,
     add_deeplab_config,
     build_lr_scheduler,
+    config,
+    resnet,
 )
 from detectron2.projects.deeplab.loss import DeepLabCE
 from detectron2.projects.deeplab.trainer import build_sem_seg_augmentations
+from detectron2.projects.panoptic_deeplab import (
+    PanopticDeepLab,
+    PanopticDeepLabInsEmbedHead,
+    PanopticDeepLabSemSegHead,
+    add_panoptic_deeplab_config,
+)
+from detectron2.projects.panoptic_deeplab import config as panoptic_config
 from detectron2.projects.shipped import trainer_of
 
 BOTH = pytest.mark.parametrize("name", [V3, V3_PLUS], ids=["v3", "v3+"])
@@ -160,6 +173,42 @@ def test_the_stem_can_be_that_of_the_library():
 def test_contradicting_keys_of_the_backbone_are_named(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         backbone(**{f"MODEL__RESNETS__{key}": value for key, value in changes.items()})
+
+
+# --- config tables ----------------------------------------------------------------------------
+
+# (table, argument) -> why the two defaults differ.
+INTENDED = {
+    "ignore_value": "255 is the void label of the datasets",
+    "num_classes": "YAML configs start from COCO's 54 stuff classes",
+}
+TABLES = {
+    "backbone": (config.DEEPLAB_BACKBONE, resnet._resnet),
+    "v3": (config.DEEPLAB_V3_HEAD, DeepLabV3Head),
+    "v3+": (config.DEEPLAB_V3_PLUS_HEAD, DeepLabV3PlusHead),
+    "schedule": (config.POLY_LR, WarmupPolyLR),
+    "panoptic, classes": (panoptic_config.SEM_SEG_HEAD, PanopticDeepLabSemSegHead),
+    "panoptic, things": (panoptic_config.INS_EMBED_HEAD, PanopticDeepLabInsEmbedHead),
+    "panoptic": (panoptic_config.PANOPTIC_DEEPLAB, PanopticDeepLab),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_defaults_of_keys_are_those_of_constructors(name):
+    table, taker = TABLES[name]
+    cfg = get_cfg()
+    add_panoptic_deeplab_config(cfg)
+    parameters = inspect.signature(taker).parameters
+    own = {argument: key for argument, key in table.items() if argument in parameters}
+    takes_others = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    assert takes_others or len(own) == len(table)
+    for argument, key in own.items():
+        default = parameters[argument].default
+        if default is inspect.Parameter.empty or argument in INTENDED:
+            continue
+        value = lookup(cfg, key)
+        value = tuple(value) if isinstance(value, list) else value
+        assert value == default, f"{key} is {value}, {argument} of {taker.__name__} {default}"
 
 
 # --- heads ------------------------------------------------------------------------------------
