@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from detectron2 import model_zoo
-from detectron2.config import get_cfg, instantiate
+from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import ResNet
@@ -23,6 +23,10 @@ YAML = {
     "Panoptic FPN": "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
     "Semantic FPN": "Misc/semantic_R_50_FPN_1x.yaml",
     "RPN": "COCO-Detection/rpn_R_50_FPN_1x.yaml",
+    "PointRend": "PointRend/InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco.yaml",
+    "Implicit PointRend": "PointRend/InstanceSegmentation/implicit_pointrend_R_50_FPN_1x_coco.yaml",
+    "PointRend, semantic": "PointRend/SemanticSegmentation/"
+    "pointrend_semantic_R_101_FPN_1x_cityscapes.yaml",
     "Rotated Faster R-CNN": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
 }
 LAZY = {"FCOS": "COCO-Detection/fcos_R_50_FPN_1x.py"}
@@ -30,6 +34,7 @@ ARCHITECTURES = [*YAML, *LAZY]
 
 # The layers behind which outputs vary enough from box to box to be told apart.
 GAINS = {"cls_score": 6.0, "objectness_logits": 30.0, "mask_head.predictor": 500.0}
+GAINS.update({"point_head.predictor": 300.0, "_head.prediction": 100.0})
 
 SMALL = {
     "RESNETS.STEM_OUT_CHANNELS": 8,
@@ -62,15 +67,23 @@ ROTATED = {
     "ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignRotated",
     "ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10, 10, 5, 5, 1),
 }
+POINT_REND = {
+    "POINT_HEAD.FC_DIM": 16,
+    "POINT_HEAD.SUBDIVISION_STEPS": 2,
+    "POINT_HEAD.SUBDIVISION_NUM_POINTS": 196,
+    "ROI_MASK_HEAD.FC_DIM": 16,
+}
 
 
 def small_config(architecture):
     """Config of a zoo model with few channels, classes and candidates."""
     if architecture in LAZY:
         return small_lazy_config(architecture)
-    cfg = get_cfg()
-    cfg.merge_from_file(model_zoo.get_config_file(YAML[architecture]))
+    cfg = model_zoo.get_config(YAML[architecture])
     edits = {**SMALL, **(ROTATED if architecture.startswith("Rotated") else {})}
+    if "PointRend" in architecture:
+        edits.update(POINT_REND)
+        edits["POINT_HEAD.NUM_CLASSES"] = 6 if "semantic" in architecture else 5
     for key, value in edits.items():
         cfg.merge_from_list([f"MODEL.{key}", value])
     cfg.merge_from_list(["INPUT.MIN_SIZE_TEST", 96, "INPUT.MAX_SIZE_TEST", 160])

@@ -240,7 +240,7 @@ def test_the_first_grid_has_as_many_points_as_may_be_predicted():
     cfg = config(CONFIGS[0].parents[1] / "InstanceSegmentation/Base-PointRend-RCNN-FPN.yaml")
     shapes = {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in (2, 3, 4, 5)}
     head = point_rend.PointRendMaskHead(cfg, shapes)
-    assert head._first_grid() == (28, 3)  # of 7 and 5: masks of 224 x 224
+    assert head.first_grid() == (28, 3)  # of 7 and 5: masks of 224 x 224
 
 
 def test_other_numbers_of_classes_are_refused():

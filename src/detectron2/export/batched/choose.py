@@ -31,6 +31,7 @@ from detectron2.modeling.roi_heads import (
     RROIHeads,
     StandardROIHeads,
 )
+from detectron2.projects.point_rend._point_masks import PointMaskHead
 
 __all__ = ["UnsupportedModelError", "batched_model", "postprocessed"]
 
@@ -156,8 +157,15 @@ def _path(module: Any) -> str:
 
 def _check_poolers(heads: nn.Module) -> None:
     for name in ("mask", "keypoint"):
-        if getattr(heads, f"{name}_on", False) and getattr(heads, f"{name}_pooler", heads) is None:
+        whole_maps = getattr(heads, f"{name}_pooler", heads) is None
+        head = getattr(heads, f"{name}_head", None)
+        if getattr(heads, f"{name}_on", False) and whole_maps and not _reads_points(head):
             raise UnsupportedModelError(
                 f"The model cannot be exported: roi_heads.{name}_head, "
-                f"{_path(getattr(heads, f'{name}_head'))}, takes whole feature maps."
+                f"{_path(head)}, takes whole feature maps."
             )
+
+
+def _reads_points(head: Any) -> bool:
+    """Whether the batched forms know how a head that takes whole feature maps reads them."""
+    return isinstance(head, PointMaskHead)

@@ -14,11 +14,13 @@ from detectron2.export.batched.model import (
     flat_results,
     limits_of,
 )
+from detectron2.export.batched.points import masks_at_points
 from detectron2.layers import batched_nms, batched_nms_rotated
 from detectron2.modeling.poolers import _ALIGNED, ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.proposal_generator.proposal_utils import best_of_each_level
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads
 from detectron2.ops import multilevel_roi_align
+from detectron2.projects.point_rend._point_masks import PointMaskHead
 from detectron2.structures import Boxes, RotatedBoxes
 
 __all__ = ["BatchedPanopticFPN", "BatchedProposals", "BatchedRCNN", "Steps"]
@@ -217,7 +219,9 @@ def _standard_detections(
         (heads.mask_on, "mask_in_features", "mask_pooler", "mask_head"),
         (heads.keypoint_on, "keypoint_in_features", "keypoint_pooler", "keypoint_head"),
     ):
-        if on:
+        if on and isinstance(getattr(heads, head), PointMaskHead):
+            found = masks_at_points(getattr(heads, head), batch.features, found, images)
+        elif on:
             head_maps = [batch.features[name] for name in getattr(heads, names)]
             boxes = found.pred_boxes.tensor
             regions = steps.pool(getattr(heads, pooler), head_maps, boxes, images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
 from detectron2.projects.point_rend.point_features import (
     generate_regular_grid_point_coords,
     get_uncertain_point_coords_on_grid,
@@ -17,7 +18,10 @@ from detectron2.projects.point_rend.point_features import (
 )
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["PointMaskHead", "calculate_uncertainty"]
+__all__ = ["PointMaskHead", "Sampler", "calculate_uncertainty"]
+
+# From names of feature maps and (R, P, 2) points, as fractions of R boxes, to (R, C, P) values.
+Sampler = Callable[[Sequence[str], Tensor], Tensor]
 
 
 def calculate_uncertainty(logits: Tensor, classes: Tensor) -> Tensor:
@@ -84,63 +88,81 @@ class PointMaskHead(nn.Module):
             "subdivision_num_points": points.SUBDIVISION_NUM_POINTS,
         }
 
-    def _box_features(self, features: Mapping[str, Tensor], boxes: list[Boxes]) -> Tensor:
-        """(R, C, side, side) values of the coarse head's maps on a grid of each box."""
-        side = self.box_side
-        corners = Boxes.cat(boxes).tensor
-        grid = generate_regular_grid_point_coords(len(corners), side, corners.device)
-        values, _ = self._at_points(features, self.box_in_features, boxes, grid)
-        return values.unflatten(2, (side, side))
+    def forward(self, features: Mapping[str, Tensor], instances: list[Instances]) -> Any:
+        """
+        Args:
+            features: maps of all images by name.
+            instances: of each image; when training the proposals that hold objects, with
+                `proposal_boxes`, `gt_classes` and `gt_masks`, else the detections, with
+                `pred_boxes` and `pred_classes`.
 
-    def _fine_features(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(R, C, P) values of the point head's maps, and (R, P, 2) the points in pixels."""
-        return self._at_points(features, self.point_in_features, boxes, coords)
+        Returns:
+            Losses by name when training, else `instances`, with `pred_masks`.
+        """
+        if self.training:
+            return self.losses(features, instances)
+        sample = self.sampler(features, [x.pred_boxes for x in instances])
+        classes = cat([x.pred_classes for x in instances])
+        mask_rcnn_inference(self.mask_logits(sample, classes), instances)
+        return instances
 
-    def _at_points(
-        self,
-        features: Mapping[str, Tensor],
-        names: Sequence[str],
-        boxes: list[Boxes],
-        coords: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        maps = [features[name] for name in names]
-        scales = [self.feature_scales[name] for name in names]
-        return point_sample_fine_grained_features(maps, scales, boxes, coords)
-
-    def _first_grid(self) -> tuple[int, int]:
-        """Side of the first mask of the inference, and how often it is doubled."""
+    def losses(
+        self, features: Mapping[str, Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Losses by name; see :meth:`forward`."""
         raise NotImplementedError
 
-    def _logits_at(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor, of_boxes: Tensor
-    ) -> Tensor:
-        """(R, C, P) logits at points; `of_boxes` is what the head made of each box."""
+    def sampler(self, features: Mapping[str, Tensor], boxes: list[Boxes]) -> Sampler:
+        """What reads feature maps, of all images by name, at points of boxes of each image."""
+
+        def sample(names: Sequence[str], coords: Tensor) -> Tensor:
+            maps = [features[name] for name in names]
+            scales = [self.feature_scales[name] for name in names]
+            return point_sample_fine_grained_features(maps, scales, boxes, coords)[0]
+
+        return sample
+
+    def box_features(self, sample: Sampler, like: Tensor) -> Tensor:
+        """(R, C, box_side, box_side) values on a grid of each box; `like` has R rows."""
+        grid = generate_regular_grid_point_coords(like.shape[0], self.box_side, like.device)
+        values = sample(self.box_in_features, grid)
+        return values.unflatten(2, (self.box_side, self.box_side))
+
+    def mask_logits(self, sample: Sampler, classes: Tensor) -> Tensor:
+        """(R, C, h, w) logits of detections.
+
+        Args:
+            sample: see `sampler`.
+            classes: (R,) int64, as predicted.
+        """
         raise NotImplementedError
 
     def _refined(
-        self, features: Mapping[str, Tensor], instances: list[Instances], of_boxes: Tensor
+        self,
+        logits_at: Callable[[Tensor], Tensor],
+        classes: Tensor,
+        side: int,
+        doublings: int,
     ) -> Tensor:
         """(R, C, h, w) logits: a grid of points, then doubled and mended where uncertain.
 
         PointRend (Kirillov et al., 2020), section 3.1 and figure 4.
+
+        Args:
+            logits_at: from (R, P, 2) points of the boxes to (R, C, P) logits.
+            classes: (R,) int64, as predicted.
+            side: cells along a side of the first mask.
+            doublings: how often the size is doubled.
         """
-        boxes = [x.pred_boxes for x in instances]
-        classes = cat([x.pred_classes for x in instances])
-        side, doublings = self._first_grid()
-        grid = generate_regular_grid_point_coords(len(classes), side, classes.device)
-        logits = self._logits_at(features, boxes, grid, of_boxes)
-        logits = logits.unflatten(2, (side, side))
-        if len(classes) == 0:
-            return logits
+        grid = generate_regular_grid_point_coords(classes.shape[0], side, classes.device)
+        logits = logits_at(grid).unflatten(2, (side, side))
         for _ in range(doublings):
             logits = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
+            side *= 2
             indices, coords = get_uncertain_point_coords_on_grid(
                 calculate_uncertainty(logits, classes), self.subdivision_num_points
             )
-            mended = self._logits_at(features, boxes, coords, of_boxes)
-            shape = logits.shape
-            places = indices[:, None].expand(-1, shape[1], -1)
-            logits = logits.flatten(start_dim=2).scatter(2, places, mended).view(shape)
+            mended = logits_at(coords)
+            places = indices[:, None].expand(-1, logits.shape[1], -1)
+            logits = logits.flatten(2).scatter(2, places, mended).unflatten(2, (side, side))
         return logits

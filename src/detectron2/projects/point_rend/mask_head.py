@@ -15,11 +15,15 @@ from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, cat
 from detectron2.modeling.roi_heads.mask_head import (
     ROI_MASK_HEAD_REGISTRY,
-    mask_rcnn_inference,
     mask_rcnn_loss,
 )
-from detectron2.projects.point_rend._point_masks import PointMaskHead, calculate_uncertainty
+from detectron2.projects.point_rend._point_masks import (
+    PointMaskHead,
+    Sampler,
+    calculate_uncertainty,
+)
 from detectron2.projects.point_rend.point_features import (
+    get_point_coords_wrt_image,
     get_uncertain_point_coords_with_randomness,
     point_sample,
     sample_point_labels,
@@ -104,7 +108,7 @@ class ConvFCHead(nn.Module):
         x = x.flatten(start_dim=1)
         for fc in self.fcs:
             x = F.relu(fc(x))
-        return self.prediction(x).view(len(x), *self.output_shape)
+        return self.prediction(x).unflatten(1, self.output_shape)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -163,36 +167,35 @@ class PointRendMaskHead(PointMaskHead):
             "importance_sample_ratio": points.IMPORTANCE_SAMPLE_RATIO,
         }
 
-    def forward(self, features: Mapping[str, Tensor], instances: list[Instances]) -> Any:
-        """
-        Args:
-            features: maps of all images by name.
-            instances: of each image; when training the proposals that hold objects, with
-                `proposal_boxes`, `gt_classes` and `gt_masks`, else the detections, with
-                `pred_boxes` and `pred_classes`.
+    def mask_logits(self, sample: Sampler, classes: Tensor) -> Tensor:
+        coarse = self.coarse_head(self.box_features(sample, classes))
+        if not self.mask_point_on:
+            return coarse
+        return self._refined(
+            lambda coords: self._point_logits(sample, coarse, coords), classes, *self.first_grid()
+        )
 
-        Returns:
-            Losses by name when training, else `instances`, with `pred_masks`.
-        """
-        if self.training:
-            boxes = [x.proposal_boxes for x in instances]
-            coarse = self.coarse_head(self._box_features(features, boxes))
-            losses = {"loss_mask": mask_rcnn_loss(coarse, instances)}
-            if self.mask_point_on:
-                losses["loss_mask_point"] = self._point_loss(features, instances, coarse)
-            return losses
-        boxes = [x.pred_boxes for x in instances]
-        logits = self.coarse_head(self._box_features(features, boxes))
-        if self.mask_point_on:
-            logits = self._refined(features, instances, logits)
-        mask_rcnn_inference(logits, instances)
-        return instances
+    def first_grid(self) -> tuple[int, int]:
+        """Side of the first mask of the inference, and how often it is doubled."""
+        side, doublings = self.coarse_head.output_shape[-1], self.subdivision_steps
+        # As long as all points of the next grid can be predicted nothing has to be chosen.
+        while 4 * side**2 <= self.subdivision_num_points:
+            side, doublings = 2 * side, doublings - 1
+        return side, doublings
 
-    def _point_loss(
-        self, features: Mapping[str, Tensor], instances: list[Instances], coarse: Tensor
-    ) -> Tensor:
+    def _point_logits(self, sample: Sampler, coarse: Tensor, coords: Tensor) -> Tensor:
+        return self.point_head(sample(self.point_in_features, coords), point_sample(coarse, coords))
+
+    def losses(
+        self, features: Mapping[str, Tensor], instances: list[Instances]
+    ) -> dict[str, Tensor]:
         boxes = [x.proposal_boxes for x in instances]
         classes = cat([x.gt_classes for x in instances])
+        sample = self.sampler(features, boxes)
+        coarse = self.coarse_head(self.box_features(sample, classes))
+        losses = {"loss_mask": mask_rcnn_loss(coarse, instances)}
+        if not self.mask_point_on:
+            return losses
         with torch.no_grad():
             coords = get_uncertain_point_coords_with_randomness(
                 coarse,
@@ -201,22 +204,10 @@ class PointRendMaskHead(PointMaskHead):
                 self.oversample_ratio,
                 self.importance_sample_ratio,
             )
-        fine, in_image = self._fine_features(features, boxes, coords)
-        logits = self.point_head(fine, point_sample(coarse, coords))
-        return roi_mask_point_loss(logits, instances, sample_point_labels(instances, in_image))
-
-    def _first_grid(self) -> tuple[int, int]:
-        side, doublings = self.coarse_head.output_shape[-1], self.subdivision_steps
-        # As long as all points of the next grid can be predicted nothing has to be chosen.
-        while 4 * side**2 <= self.subdivision_num_points:
-            side, doublings = 2 * side, doublings - 1
-        return side, doublings
-
-    def _logits_at(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor, of_boxes: Tensor
-    ) -> Tensor:
-        fine, _ = self._fine_features(features, boxes, coords)
-        return self.point_head(fine, point_sample(of_boxes, coords))
+        logits = self._point_logits(sample, coarse, coords)
+        labels = _labels(instances, boxes, coords)
+        losses["loss_mask_point"] = roi_mask_point_loss(logits, instances, labels)
+        return losses
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -256,45 +247,49 @@ class ImplicitPointRendMaskHead(PointMaskHead):
             "regularizer": cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER,
         }
 
-    def forward(self, features: Mapping[str, Tensor], instances: list[Instances]) -> Any:
-        """As :meth:`PointRendMaskHead.forward`."""
-        if self.training:
-            return self._losses(features, instances)
-        boxes = [x.pred_boxes for x in instances]
-        parameters = self.parameter_head(self._box_features(features, boxes))
-        mask_rcnn_inference(self._refined(features, instances, parameters), instances)
-        return instances
+    def mask_logits(self, sample: Sampler, classes: Tensor) -> Tensor:
+        parameters = self.parameter_head(self.box_features(sample, classes))
+        return self._refined(
+            lambda coords: self._point_logits(sample, parameters, coords),
+            classes,
+            *self.first_grid(),
+        )
 
-    def _losses(
+    def first_grid(self) -> tuple[int, int]:
+        """Side of the first mask of the inference, and how often it is doubled."""
+        side = math.isqrt(self.subdivision_num_points)
+        if side**2 != self.subdivision_num_points:
+            raise ValueError(
+                f"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS is {self.subdivision_num_points}, which "
+                "is no square: the first mask of implicit PointRend is a square grid of that many "
+                "points."
+            )
+        return side, self.subdivision_steps
+
+    def _point_logits(self, sample: Sampler, parameters: Tensor, coords: Tensor) -> Tensor:
+        return self.point_head(sample(self.point_in_features, coords), coords, parameters)
+
+    def losses(
         self, features: Mapping[str, Tensor], instances: list[Instances]
     ) -> dict[str, Tensor]:
         boxes = [x.proposal_boxes for x in instances]
-        parameters = self.parameter_head(self._box_features(features, boxes))
+        sample = self.sampler(features, boxes)
+        like = cat([x.gt_classes for x in instances])
+        parameters = self.parameter_head(self.box_features(sample, like))
+        coords = torch.rand(len(like), self.train_num_points, 2, device=like.device)
+        logits = self._point_logits(sample, parameters, coords)
+        labels = _labels(instances, boxes, coords)
         squares = parameters.square()
-        coords = torch.rand(len(parameters), self.train_num_points, 2, device=parameters.device)
-        fine, in_image = self._fine_features(features, boxes, coords)
-        logits = self.point_head(fine, coords, parameters)
-        labels = sample_point_labels(instances, in_image)
         return {
             "loss_l2": self.regularizer * squares.sum() / max(squares.numel(), 1),
             "loss_mask_point": roi_mask_point_loss(logits, instances, labels),
         }
 
-    def _first_grid(self) -> tuple[int, int]:
-        num_points = self.subdivision_num_points
-        side = math.isqrt(num_points)
-        if side**2 != num_points:
-            raise ValueError(
-                f"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS is {num_points}, which is no square: "
-                "the first mask of implicit PointRend is a square grid of that many points."
-            )
-        return side, self.subdivision_steps
 
-    def _logits_at(
-        self, features: Mapping[str, Tensor], boxes: list[Boxes], coords: Tensor, of_boxes: Tensor
-    ) -> Tensor:
-        fine, _ = self._fine_features(features, boxes, coords)
-        return self.point_head(fine, coords, of_boxes)
+def _labels(instances: list[Instances], boxes: list[Boxes], coords: Tensor) -> Tensor:
+    """(R, P) whether points, fractions of the boxes, are of the objects of their rows."""
+    in_image = get_point_coords_wrt_image(Boxes.cat(boxes).tensor, coords)
+    return sample_point_labels(instances, in_image)
 
 
 def _box_shape(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> ShapeSpec:
