@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 
-def quickstart(folder):
+def quickstart(folder, *arguments):
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     done = subprocess.run(
-        [sys.executable, "-m", "detectron2.cli.main", "quickstart", "--output", folder],
+        [sys.executable, "-m", "detectron2.cli.main", "quickstart", "--output", folder, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
@@ -77,3 +77,11 @@ def test_the_next_command_works_on_a_picture(whole_run, tmp_path):
     assert done.returncode == 0, done.stderr
     categories = json.loads((tmp_path / "predictions.json").read_text())["categories"]
     assert [c["name"] for c in categories] == ["disc", "ring", "square", "triangle", "star"]
+
+
+@pytest.mark.slow
+def test_training_can_be_cut_short(tmp_path):
+    quickstart(tmp_path, "--iterations", "3")
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    assert max(json.loads(line).get("iteration", 0) for line in lines) < 3
+    assert (tmp_path / "report.html").exists()

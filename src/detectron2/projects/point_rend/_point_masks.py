@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ from detectron2.projects.point_rend.point_features import (
 )
 from detectron2.structures import Boxes, Instances
 
-__all__ = ["PointMaskHead", "Sampler", "calculate_uncertainty"]
+__all__ = ["PointMaskHead", "Sampler", "calculate_uncertainty", "of_classes"]
 
 # From names of feature maps and (R, P, 2) points, as fractions of R boxes, to (R, C, P) values.
 Sampler = Callable[[Sequence[str], Tensor], Tensor]
@@ -31,10 +30,16 @@ def calculate_uncertainty(logits: Tensor, classes: Tensor) -> Tensor:
         logits: (R, C, ...), or (R, 1, ...) if the classes share a mask.
         classes: (R,) int64, of the ground truth or predicted.
     """
-    if logits.shape[1] > 1:
-        rows = torch.arange(logits.shape[0], device=logits.device)
-        logits = logits[rows, classes][:, None]
-    return -logits.abs()
+    return -of_classes(logits, classes).abs()
+
+
+def of_classes(logits: Tensor, classes: Tensor) -> Tensor:
+    """(R, 1, ...) logits of each object's class, of (R, C, ...) or (R, 1, ...)."""
+    if logits.shape[1] == 1:
+        return logits
+    # Not by the numbers of the rows: an exported graph would keep those of its example.
+    index = classes.view(-1, *[1] * (logits.dim() - 1)).expand(-1, 1, *logits.shape[2:])
+    return logits.gather(1, index)
 
 
 class PointMaskHead(nn.Module):
@@ -129,7 +134,7 @@ class PointMaskHead(nn.Module):
         return values.unflatten(2, (self.box_side, self.box_side))
 
     def mask_logits(self, sample: Sampler, classes: Tensor) -> Tensor:
-        """(R, C, h, w) logits of detections.
+        """(R, 1, h, w) logits of the classes of detections.
 
         Args:
             sample: see `sampler`.
@@ -144,7 +149,7 @@ class PointMaskHead(nn.Module):
         side: int,
         doublings: int,
     ) -> Tensor:
-        """(R, C, h, w) logits: a grid of points, then doubled and mended where uncertain.
+        """(R, 1, h, w) logits: a grid of points, then doubled and mended where uncertain.
 
         PointRend (Kirillov et al., 2020), section 3.1 and figure 4.
 
@@ -165,4 +170,4 @@ class PointMaskHead(nn.Module):
             mended = logits_at(coords)
             places = indices[:, None].expand(-1, logits.shape[1], -1)
             logits = logits.flatten(2).scatter(2, places, mended).unflatten(2, (side, side))
-        return logits
+        return of_classes(logits, classes)

@@ -21,6 +21,7 @@ from detectron2.projects.point_rend._point_masks import (
     PointMaskHead,
     Sampler,
     calculate_uncertainty,
+    of_classes,
 )
 from detectron2.projects.point_rend.point_features import (
     get_point_coords_wrt_image,
@@ -170,7 +171,7 @@ class PointRendMaskHead(PointMaskHead):
     def mask_logits(self, sample: Sampler, classes: Tensor) -> Tensor:
         coarse = self.coarse_head(self.box_features(sample, classes))
         if not self.mask_point_on:
-            return coarse
+            return of_classes(coarse, classes)
         return self._refined(
             lambda coords: self._point_logits(sample, coarse, coords), classes, *self.first_grid()
         )
