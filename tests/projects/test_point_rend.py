@@ -34,6 +34,11 @@ from detectron2.projects.point_rend.point_head import (
     StandardPointHead,
     roi_mask_point_loss,
 )
+from detectron2.projects.point_rend.trainer import (
+    PointRendTrainer,
+    build_point_rend_augmentations,
+)
+from detectron2.projects.shipped import trainer_of
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
@@ -334,3 +339,18 @@ def test_channels_keep_their_order_and_labels_their_values(colours):
     assert transform.apply_segmentation(labels) is labels
     with pytest.raises(AssertionError, match="'YUV'"):
         ColorAugSSDTransform("YUV")
+
+
+def test_semantic_maps_are_trained_on_crops_in_other_colours():
+    cfg = model_zoo.get_config(
+        "PointRend/SemanticSegmentation/pointrend_semantic_R_101_FPN_1x_cityscapes.yaml"
+    )
+    assert trainer_of(cfg) is PointRendTrainer
+    names = [type(each).__name__ for each in build_point_rend_augmentations(cfg)]
+    crop, colours = "RandomCrop_CategoryAreaConstraint", "ColorAugSSDTransform"
+    assert names == ["ResizeShortestEdge", crop, colours, "RandomFlip"]
+    cfg.INPUT.CROP.ENABLED = False
+    names = [type(each).__name__ for each in build_point_rend_augmentations(cfg)]
+    assert names == ["ResizeShortestEdge", colours, "RandomFlip"]
+    cfg.INPUT.COLOR_AUG_SSD = False
+    assert colours not in [type(each).__name__ for each in build_point_rend_augmentations(cfg)]

@@ -39,7 +39,13 @@ class Project:
 
 
 PROJECTS = (
-    Project("PointRend", "point_rend", "add_pointrend_config", ("MODEL.POINT_HEAD",)),
+    Project(
+        "PointRend",
+        "point_rend",
+        "add_pointrend_config",
+        ("MODEL.POINT_HEAD",),
+        trainer="trainer:PointRendTrainer",
+    ),
     Project(
         "DeepLab",
         "deeplab",
