@@ -11,10 +11,7 @@ FORMATS = {
 }
 NO_ROTATED = "no: ONNX has no rotated NMS and ROIAlign"
 NO_FIXED_SAMPLES = "no: the number of samples of rotated ROIAlign has no bound"
-# Compiled with torch 2.13 on 2026-11-30: boxes agreed, masks did not; the proof refused the file.
-WRONG_MASKS = "yes, uncompiled: AOTInductor computes other masks, which the proof refuses"
 EXCEPTIONS = {
-    ("Mask R-CNN FPN", "pt2"): WRONG_MASKS,
     ("Rotated Faster R-CNN", "onnx"): NO_ROTATED,
     ("Rotated Faster R-CNN", "openvino"): NO_ROTATED,
     ("Rotated Faster R-CNN", "executorch"): NO_FIXED_SAMPLES,
@@ -22,7 +19,7 @@ EXCEPTIONS = {
 
 # Compiling takes minutes: of pt2 files AOTInductor has compiled these small models, the graphs of
 # the others were proved uncompiled.
-COMPILED = ("Semantic FPN", "RetinaNet")
+COMPILED = ("Semantic FPN", "RetinaNet", "Mask R-CNN FPN")
 
 
 def supported(architecture, format):

@@ -39,6 +39,8 @@ class Branches(BatchedModel):
 
 
 class SomeImages(BatchedModel):
+    """Computes on those images that are higher than 32 pixels, as heads do on what was detected."""
+
     output_names = ("sem_seg",)
 
     def forward(self, images, image_sizes):
@@ -89,6 +91,46 @@ def test_with_a_compiler_the_file_is_compiled(tmp_path):
     batched, exported = written(tmp_path)
     assert exported.info.contents == "AOTInductor package"
     check(batched, exported)
+
+
+class First(nn.Module):
+    """The numbers of one channel, which lie elsewhere in memory if channels come last."""
+
+    def forward(self, x):
+        return x[:, 1] * 2
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.skipif(_pt2.cpp_compiler() is None, reason="AOTInductor calls a C++ compiler")
+def test_compiled_convolutions_of_an_unknown_number_of_boxes_are_right(tmp_path):
+    torch.manual_seed(0)
+    model = Tiny()
+    model.norm = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(2, 4, 2, 2), nn.ReLU(), First())
+    batched = SomeImages(model).eval()
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], image_size=[64, 96])
+    with torch.no_grad():
+        _pt2.write_pt2(batched, info, tmp_path / "m.pt2")
+    exported = load(tmp_path / "m.pt2")
+    assert exported.info.contents == "AOTInductor package"
+    images = torch.rand(5, 3, 64, 96) * 255
+    for heights in ([64, 20, 40, 33, 32], [10, 64, 8, 9, 7], [8] * 5):
+        sizes = torch.tensor([[height, 96] for height in heights])
+        (found,) = exported.runtime(images.numpy(), sizes.numpy())
+        with torch.no_grad():
+            (expected,) = batched(images, sizes)
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-2)
+
+
+@needs_torch
+def test_the_compiler_chooses_the_layout_unless_a_convolution_takes_an_unknown_number_of_boxes():
+    model = Tiny()
+    model.norm = nn.Identity()
+    info = ExportInfo("pt2", "Tiny", ["sem_seg"], side_multiple=32)
+    program = _pt2.exported_program(TinyBatch(model).eval(), info)
+    assert not _pt2.counts_reach_convolutions(program)
+    program = _pt2.exported_program(SomeImages(model).eval(), info)
+    assert _pt2.counts_reach_convolutions(program)
 
 
 @needs_torch

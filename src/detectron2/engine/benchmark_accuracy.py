@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from detectron2.engine._recipe import recipe_of
 from detectron2.engine.benchmark_peers import predictor_of
-from detectron2.engine.evaluate_exported import loader_of
 from detectron2.engine.train_command import VAL_NAME, _register
 from detectron2.evaluation import inference_on_dataset
 from detectron2.evaluation.default_evaluators import build_evaluator
@@ -49,6 +48,8 @@ def _metrics(
                 "--val-data ANNOTATIONS.json IMAGE_FOLDER."
             )
         dataset = names[0]
+    from detectron2.export.evaluation import loader_of  # exporters take a moment to import
+
     with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
         evaluator = build_evaluator(dataset, folder)
         loader = loader_of(predictor, dataset)

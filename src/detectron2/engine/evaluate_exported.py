@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.default_evaluators import build_evaluator
 from detectron2.utils.logger import setup_logger
 
-__all__ = ["evaluate_exported", "loader_of"]
+__all__ = ["evaluate_exported"]
 
 
 def evaluate_exported(
@@ -29,7 +24,8 @@ def evaluate_exported(
         device: as the file's runtime names it.
         precision: see `detectron2.export.load`.
     """
-    from detectron2.export import load
+    from detectron2.export.evaluation import loader_of
+    from detectron2.export.loading import load
 
     setup_logger(str(output))
     exported = load(path, device, precision=precision)
@@ -37,19 +33,3 @@ def evaluate_exported(
     results = inference_on_dataset(exported, loader, build_evaluator(dataset, str(output)))
     print_csv_format(results)
     return dict(results)
-
-
-def loader_of(predictor: Any, dataset: str) -> DataLoader:
-    """The images of a registered dataset, prepared as a predictor or exported model takes them."""
-    prepare, info = predictor.prepare, getattr(predictor, "info", None)
-    return build_detection_test_loader(
-        DatasetCatalog.get(dataset),
-        mapper=lambda record: _prepared(record, prepare),
-        batch_size=(info.batch if info is not None else None) or 1,
-        num_workers=0,
-    )
-
-
-def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The record with the image as the model takes it."""
-    return {**record, **prepare(read_image(record["file_name"], format="BGR"))}

@@ -201,8 +201,28 @@ def _write(program: ExportedProgram, info: ExportInfo, path: Path, compile: bool
                 "aot_inductor.metadata": {INFO_NAME: info.to_json()},
                 # Only then are layers between 8-bit numbers computed in integers.
                 "freezing": bool(info.int8_images),
+                "layout_optimization": not counts_reach_convolutions(program),
             },
         )
+
+
+def counts_reach_convolutions(program: ExportedProgram) -> bool:
+    """Whether a convolution takes a number of boxes that is found while the graph runs.
+
+    Inductor gives inputs of convolutions its preferred layout, channels last, and asks a fake
+    convolution for the layout of the output. Where the number of boxes is unknown the fake one says
+    "contiguous", the kernel returns channels last, and what follows reads the numbers in the wrong
+    order, without an error (torch 2.13, `has_guarding_hint` in torch/_subclasses/fake_impls.py).
+    Without a preferred layout both are contiguous.
+    """
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # takes a moment
+
+    for node in program.graph.nodes:
+        if str(node.target).startswith("aten.conv"):  # conv2d, conv_transpose2d
+            found = node.meta.get("val")
+            if isinstance(found, Tensor) and free_unbacked_symbols(found):
+                return True
+    return False
 
 
 @contextlib.contextmanager

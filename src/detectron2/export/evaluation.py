@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 from torch import nn
+from torch.utils.data import DataLoader
 
 from detectron2.export.loading import ExportedModel
 
-__all__ = ["Evaluation", "Metrics", "beside", "table_of"]
+__all__ = ["Evaluation", "Metrics", "beside", "loader_of", "table_of"]
 
 # Task ("bbox") to metric ("AP") to the values of the model and of the file.
 Metrics = dict[str, dict[str, tuple[float, float]]]
@@ -37,7 +39,6 @@ class Evaluation:
 
     def of(self, predictor: nn.Module) -> dict[str, Any]:
         """Metrics of a model or a file by task."""
-        from detectron2.engine.evaluate_exported import loader_of
         from detectron2.evaluation import inference_on_dataset
         from detectron2.evaluation.default_evaluators import build_evaluator
 
@@ -63,3 +64,23 @@ def table_of(metrics: Metrics) -> str:
         for name, (model, file) in values.items()
     ]
     return tabulate(rows, ["metric", "model", "file", "difference"], disable_numparse=True)
+
+
+def loader_of(predictor: Any, dataset: str) -> DataLoader:
+    """The images of a registered dataset, prepared as a predictor or exported model takes them."""
+    from detectron2.data import DatasetCatalog, build_detection_test_loader
+
+    prepare, info = predictor.prepare, getattr(predictor, "info", None)
+    return build_detection_test_loader(
+        DatasetCatalog.get(dataset),
+        mapper=lambda record: _prepared(record, prepare),
+        batch_size=(info.batch if info is not None else None) or 1,
+        num_workers=0,
+    )
+
+
+def _prepared(record: dict[str, Any], prepare: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The record with the image as the model takes it."""
+    from detectron2.data.detection_utils import read_image
+
+    return {**record, **prepare(read_image(record["file_name"], format="BGR"))}

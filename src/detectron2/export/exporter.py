@@ -91,17 +91,11 @@ def export(
         ImportError: a package of the format is missing.
         ProofError: the file computes something else.
     """
-    check_name(format)
     output = Path(output)
     _check_arguments(format, output, batch, image_size, opset)
     _check_processing(format, preprocess, postprocess)
-    require(format)
-    if int8 is not None:
-        check_int8(format, int8)
-    described: dict[str, Any] = {}
-    ranges: Ranges = {}
-    if not isinstance(model, nn.Module):
-        model, described, ranges = _from_config(model)
+    _check_packages(format, int8)
+    model, described, ranges = _loaded(model)
     batched, info = _form_of(model, format, preprocess, postprocess)
     _fix_sizes(info, batched, batch, image_size)
     given = {
@@ -165,6 +159,7 @@ def _fix_sizes(
 def _check_arguments(
     format: str, output: Path, batch: int | str, image_size: Sequence[int] | None, opset: int
 ) -> None:
+    check_name(format)
     suffixes = FORMATS[format].suffixes
     if output.suffix.lower() not in suffixes:
         raise ValueError(
@@ -188,6 +183,19 @@ def _check_processing(format: str, preprocess: str, postprocess: str) -> None:
     if postprocess == "in" and not FORMATS[format].postprocess:
         able = ", ".join(name for name, spec in FORMATS.items() if spec.postprocess)
         raise ValueError(f"postprocess='in' is for {able}, not for {format}; use 'out'.")
+
+
+def _check_packages(format: str, int8: Sequence[np.ndarray] | None) -> None:
+    require(format)
+    if int8 is not None:
+        check_int8(format, int8)
+
+
+def _loaded(
+    model: nn.Module | CfgNode | DictConfig | str,
+) -> tuple[nn.Module, dict[str, Any], Ranges]:
+    """A model as it is, or that of a config; see `_from_config`."""
+    return (model, {}, {}) if isinstance(model, nn.Module) else _from_config(model)
 
 
 def _from_config(config: Any) -> tuple[nn.Module, dict[str, Any], Ranges]:
