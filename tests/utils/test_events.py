@@ -106,6 +106,16 @@ def test_histograms_count_every_element():
     assert storage._histograms == []
 
 
+def test_convention_writers_of_projects_find_what_they_read():
+    with EventStorage(3) as storage:
+        storage.put_scalar("loss", 2.0)
+        storage.put_image("picture", picture := torch.zeros(3, 4, 4))
+        storage.put_histogram("weights", torch.tensor([0.0, 1.0]), bins=2)
+    assert storage._latest_scalars == {"loss": (2.0, 3)} and "loss" in storage._history
+    assert storage._vis_data == [("picture", picture, 3)]
+    assert storage._histograms[0]["bucket_counts"] == [1, 1]
+
+
 def test_a_writer_must_say_how_to_write():
     with pytest.raises(NotImplementedError):
         EventWriter().write()
@@ -173,7 +183,7 @@ def test_tensorboard_files_appear_at_the_first_write(tmp_path):
         writer.write()
         writer.write()
         writer.close()
-        assert storage._images == []
+        assert storage._vis_data == []
         assert storage._histograms == []
     events = EventAccumulator(str(folder)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(5, 2.0)]

@@ -41,8 +41,7 @@ def get_event_storage() -> EventStorage:
     """
     if not _open_storages:
         raise AssertionError(
-            "There is no EventStorage here; call get_event_storage() inside "
-            "'with EventStorage(start_iter):', as every trainer does."
+            "Call get_event_storage() inside 'with EventStorage(start_iter):', as trainers do."
         )
     return _open_storages[-1]
 
@@ -70,7 +69,7 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._deferred: list[DeferredScalars] = []
-        self._images: list[tuple[str, torch.Tensor, int]] = []
+        self._vis_data: list[tuple[str, torch.Tensor, int]] = []
         self._histograms: list[dict[str, Any]] = []
 
     def put_image(self, img_name: str, img_tensor: torch.Tensor) -> None:
@@ -80,7 +79,7 @@ class EventStorage:
             img_name: its title.
             img_tensor: (3, H, W) RGB, uint8 in 0..255 or float in [0, 1].
         """
-        self._images.append((img_name, img_tensor, self._iter))
+        self._vis_data.append((img_name, img_tensor, self._iter))
 
     def put_scalar(
         self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
@@ -156,6 +155,8 @@ class EventStorage:
         settle(self)
         return self._latest
 
+    _latest_scalars, _history = property(latest), property(histories)  # read by others' writers
+
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Like `latest`; noisy scalars are the median of their last `window_size` iterations."""
         result = {}
@@ -214,7 +215,7 @@ class EventStorage:
 
     def clear_images(self) -> None:
         """Forget the images, which a writer does after writing them."""
-        self._images = []
+        self._vis_data = []
 
     def clear_histograms(self) -> None:
         """Forget the histograms, which a writer does after writing them."""
@@ -251,8 +252,7 @@ class JSONWriter(EventWriter):
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         """
         Args:
-            json_file: path, or an address that `PathManager` opens; the file is created at the
-                first write.
+            json_file: path or address of the file, which is created at the first write.
             window_size: iterations of which noisy scalars are the median.
         """
         self._path = json_file
@@ -331,7 +331,7 @@ class TensorboardXWriter(EventWriter):
             self._writer.add_scalar(name, value, iteration)
         if scalars:
             self._last_write = max(iteration for _, _, iteration in scalars)
-        for name, image, iteration in storage._images:
+        for name, image, iteration in storage._vis_data:
             self._writer.add_image(name, image, iteration)
         storage.clear_images()
         for histogram in storage._histograms:
