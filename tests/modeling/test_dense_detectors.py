@@ -326,7 +326,7 @@ def test_drawing_shows_ground_truth_above_detections():
     results = [x["instances"] for x in model(inputs())]
     with EventStorage() as storage:
         model.visualize_training(inputs(), results)
-        ((name, image, _),) = storage._images
+        ((name, image, _),) = storage._vis_data
     assert "ground-truth" in name
     assert image.shape == (3, 128, 96)
 

@@ -163,8 +163,8 @@ def test_training_images_are_drawn_every_vis_period():
         for _ in range(3):
             model([{"image": image(), "instances": target}])
             storage.step()
-        assert [iteration for _, _, iteration in storage._images] == [0, 2]
-        drawn = storage._images[0][1]
+        assert [iteration for _, _, iteration in storage._vis_data] == [0, 2]
+        drawn = storage._vis_data[0][1]
     assert drawn.shape == (3, 20, 60)
     assert drawn.dtype == torch.uint8
     assert len(np.unique(drawn.reshape(3, -1).numpy(), axis=1).T) > 1

@@ -111,11 +111,11 @@ def test_masks_are_drawn_every_vis_period():
     logits = torch.zeros(2, 1, 8, 8)
     with EventStorage(start_iter=10) as storage:
         mask_rcnn_loss(logits, [masked(0, 1)], vis_period=5)
-        assert len(storage._images) == 2
-        assert storage._images[0][1].shape == (3, 8, 16)
+        assert len(storage._vis_data) == 2
+        assert storage._vis_data[0][1].shape == (3, 8, 16)
         storage.step()
         mask_rcnn_loss(logits, [masked(0, 1)], vis_period=5)
-        assert len(storage._images) == 2
+        assert len(storage._vis_data) == 2
 
 
 def test_each_detection_gets_the_mask_of_its_class():
