@@ -260,3 +260,13 @@ def test_a_model_that_takes_proposals_is_given_some():
 def test_a_piece_of_a_config_has_no_model():
     with pytest.raises(ValueError, match="describes no model"):
         summary.build("common/train.py")
+
+
+def test_convention_notebooks_list_the_models_of_the_zoo():
+    from detectron2.model_zoo.model_zoo import _ModelZooUrls
+
+    urls = _ModelZooUrls()
+    name = "COCO-Detection/faster_rcnn_R_50_C4_1x"
+    assert urls.CONFIG_PATH_TO_URL_SUFFIX[name] == "137257644/model_final_721ade.pkl"
+    expected = f"{urls.S3_PREFIX}{name}/{urls.CONFIG_PATH_TO_URL_SUFFIX[name]}"
+    assert urls.query(f"{name}.yaml") == expected and urls.query("nothing") is None

@@ -152,7 +152,11 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """Two names that old code takes from here, without loading all models to read a config."""
+    """Names that old code takes from here, without loading all models to read a config."""
+    if name == "_ModelZooUrls":
+        from detectron2.model_zoo._urls import _ModelZooUrls
+
+        return _ModelZooUrls
     if name == "build_model":
         from detectron2.modeling import build_model
 

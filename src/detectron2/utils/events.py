@@ -30,7 +30,7 @@ __all__ = [
     "has_event_storage",
 ]
 
-_open_storages: list[EventStorage] = []
+_CURRENT_STORAGE_STACK: list[EventStorage] = []
 
 
 def get_event_storage() -> EventStorage:
@@ -39,16 +39,16 @@ def get_event_storage() -> EventStorage:
     Raises:
         AssertionError: no such block is running.
     """
-    if not _open_storages:
+    if not _CURRENT_STORAGE_STACK:
         raise AssertionError(
             "Call get_event_storage() inside 'with EventStorage(start_iter):', as trainers do."
         )
-    return _open_storages[-1]
+    return _CURRENT_STORAGE_STACK[-1]
 
 
 def has_event_storage() -> bool:
     """Whether the ``with`` block of an `EventStorage` is running."""
-    return bool(_open_storages)
+    return bool(_CURRENT_STORAGE_STACK)
 
 
 class EventStorage:
@@ -197,12 +197,12 @@ class EventStorage:
         return self._iter
 
     def __enter__(self) -> EventStorage:
-        _open_storages.append(self)
+        _CURRENT_STORAGE_STACK.append(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        assert _open_storages[-1] is self
-        _open_storages.pop()
+        assert _CURRENT_STORAGE_STACK[-1] is self
+        _CURRENT_STORAGE_STACK.pop()
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
