@@ -1,7 +1,11 @@
 """Readers that cannot be made to run code."""
 
+import argparse
+import collections
+import datetime
 import io
 import os
+import pathlib
 import pickle
 from collections import OrderedDict
 
@@ -81,6 +85,25 @@ def test_config_in_a_checkpoint_comes_back_as_dicts(tmp_path, kind):
         torch.save(content, tmp_path / "f.pth")
         read = load_torch_file(str(tmp_path / "f.pth"))
     assert read["cfg"]["MODEL"]["RPN"]["NMS_THRESH"] == 0.7
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch"])
+def test_convention_what_training_scripts_save_beside_weights_is_read(tmp_path, kind):
+    content = {
+        "args": argparse.Namespace(lr=0.1, resume=None),
+        "started": datetime.datetime(2024, 5, 6, 7, 8),
+        "output": pathlib.Path("runs") / "one",
+        "best": collections.defaultdict(list, ap=[0.5]),
+        "seen": frozenset({1, 2}),
+    }
+    if kind == "pickle":
+        read = load_pickle(io.BytesIO(pickle.dumps(content)), "f.pkl")
+    else:
+        torch.save(content, tmp_path / "f.pth")
+        read = load_torch_file(str(tmp_path / "f.pth"))
+    assert vars(read["args"]) == {"lr": 0.1, "resume": None}
+    assert read["output"] == "runs/one"
+    assert all(read[key] == content[key] for key in ("started", "best", "seen"))
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch", "inside an object array"])

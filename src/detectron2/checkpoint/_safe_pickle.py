@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import collections
 import copyreg
+import datetime
 import io
 import pickle
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -126,13 +128,33 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-# A config tree comes back as the nested dicts it is.
-_CONFIG_CLASSES = (
-    "detectron2.config.config.CfgNode",
-    "fvcore.common.config.CfgNode",
-    "yacs.config.CfgNode",
-)
-_ALLOWED |= {tuple(name.rsplit(".", 1)): collections.OrderedDict for name in _CONFIG_CLASSES}  # type: ignore[misc]
+def _path_as_text(*parts: str) -> str:
+    return "/".join(parts)
+
+
+def _without_default(_: Any = None) -> collections.OrderedDict[Any, Any]:
+    """For torch's reader, which fills no defaultdict."""
+    return collections.OrderedDict()
+
+
+# What training scripts keep beside the weights. A config tree comes back as the nested dicts it
+# is, options of a command line as a SimpleNamespace and a path as text: a file that names a class
+# written in Python could put attributes on the class itself.
+_BESIDE_WEIGHTS: dict[str, Callable[..., Any]] = {
+    "detectron2.config.config.CfgNode": collections.OrderedDict,
+    "fvcore.common.config.CfgNode": collections.OrderedDict,
+    "yacs.config.CfgNode": collections.OrderedDict,
+    "argparse.Namespace": types.SimpleNamespace,
+    "pathlib.PosixPath": _path_as_text,
+    "pathlib.WindowsPath": _path_as_text,
+    "pathlib._local.PosixPath": _path_as_text,
+    "pathlib._local.WindowsPath": _path_as_text,
+    **{
+        f"datetime.{cls.__name__}": cls
+        for cls in (datetime.date, datetime.datetime, datetime.time, datetime.timedelta)
+    },
+}
+_ALLOWED |= {tuple(name.rsplit(".", 1)): found for name, found in _BESIDE_WEIGHTS.items()}  # type: ignore[misc]
 
 
 @contextmanager
@@ -145,6 +167,8 @@ def torch_safe_classes() -> Iterator[None]:
         for (module, name), found in _numpy_internals().items()
         for package in ("numpy.core", "numpy._core")
     ]
-    renamed += [(collections.OrderedDict, name) for name in _CONFIG_CLASSES]
-    with torch.serialization.safe_globals([*renamed, *dtypes, HistoryBuffer, *_extra_classes]):
+    renamed += [(found, name) for name, found in _BESIDE_WEIGHTS.items()]
+    renamed.append((_without_default, "collections.defaultdict"))
+    classes = [*renamed, *_BUILTINS, *dtypes, HistoryBuffer, *_extra_classes]
+    with torch.serialization.safe_globals(classes):
         yield
