@@ -5,11 +5,12 @@ import torch
 from tiny_models import ARCHITECTURES, MASK, from_yaml, images
 from torch.testing import assert_close
 
-from detectron2.layers import batched_nms
+from detectron2.layers import batched_nms, batched_nms_rotated
 from detectron2.modeling._forms import fixed_form, in_two_forms
 from detectron2.modeling.proposal_generator import proposal_utils
 from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.modeling.roi_heads import ROIHeads
+from detectron2.structures import Boxes, RotatedBoxes
 from detectron2.utils.events import EventStorage
 from host_waits import FAR, host_waits
 
@@ -96,11 +97,33 @@ def test_suppression_by_a_function_of_somebody_else_keeps_its_form():
     usable = torch.ones(1, 3, dtype=torch.bool)
     with fixed_form(True):
         results = [
-            proposal_utils.suppress(
-                proposal_utils.Boxes, nms, boxes, *rest, usable, [(40, 40)], 0.5, 10
-            )[0]
+            proposal_utils.suppress(Boxes, nms, boxes, *rest, usable, [(40, 40)], 0.5, 10)[0]
             for nms in (own, batched_nms)
         ]
     assert calls == [3]
     for result in results:
         assert_close(result.objectness_logits, torch.tensor([0.5, 0.3]))
+
+
+@pytest.mark.parametrize("box_type", [Boxes, RotatedBoxes])
+def test_both_forms_of_suppression_keep_the_same_proposals(box_type):
+    random = torch.Generator().manual_seed(0)
+    corner, size = torch.rand(2, 2, 40, 2, generator=random) * 30
+    angle = torch.rand(2, 40, 1, generator=random) * 360
+    is_rotated = box_type is RotatedBoxes
+    boxes = torch.cat([corner, size, angle] if is_rotated else [corner, corner + size], dim=2)
+    logits = (torch.rand(2, 40, generator=random) * 20).round()  # many are equal
+    groups = torch.tensor([[0], [3]]) + torch.randint(3, (2, 40), generator=random)
+    usable = torch.rand(2, 40, generator=random) > 0.2
+    nms = batched_nms_rotated if is_rotated else batched_nms
+    sizes = [(60, 60), (50, 60)]
+    counted, fixed = [], []
+    for wanted, found in ((False, counted), (True, fixed)):
+        with fixed_form(wanted):
+            found += proposal_utils.suppress(
+                box_type, nms, boxes, logits, groups, usable, sizes, 0.3, 8
+            )
+    for first, second in zip(counted, fixed, strict=True):
+        assert len(first) == 8 and first.image_size == second.image_size
+        assert torch.equal(first.proposal_boxes.tensor, second.proposal_boxes.tensor)
+        assert torch.equal(first.objectness_logits, second.objectness_logits)

@@ -56,7 +56,8 @@ def test_a_step_waits_once_for_the_losses_and_once_for_each_length(name, polygon
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "most"), [("cascade", 6), ("keypoints", 6), ("C4", 5), ("Panoptic FPN", 4)]
+    ("name", "most"),
+    [("cascade", 6), ("keypoints", 6), ("C4", 5), ("Panoptic FPN", 4), ("rotated", 4)],
 )
 def test_other_models_wait_once_for_each_length(name, most, tmp_path):
     test_a_step_waits_once_for_the_losses_and_once_for_each_length(name, False, most, tmp_path)

@@ -23,7 +23,11 @@ ROI_ALIGN = {
     "OFFSET": 0.5, "MIN_SIDE": 0.0, "RATIO": 0, "ROWS": 7, "COLUMNS": 7, "LAST": True,
     "REAL": tl.float32, "BACKWARD": False, "MANY": True, "BLOCK": 256,
 }  # fmt: skip
-NMS = {"boxes": "*fp32", "classes": "*i64", "bits": "*i32", "threshold": "fp32", "WORD": 32}
+NMS = {
+    "boxes": "*fp32", "classes": "*i64", "members": "*i64", "bits": "*i32", "threshold": "fp32",
+    "WORD": 32,
+}  # fmt: skip
+REDUCE = {"members": "*i64", "bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256}
 IOU = {"boxes1": "*fp32", "boxes2": "*fp32", "output": "*fp16", "ROWS": 16, "COLUMNS": 128}
 DOUBLE_IOU = {**IOU, "boxes1": "*fp64", "boxes2": "*fp64", "output": "*fp64"}
 PASTE = {"masks": "*fp32", "boxes": "*fp32", "output": "*u8", "threshold": "fp32", "BLOCK": 1024}
@@ -34,7 +38,8 @@ ROTATED = {
 DOUBLE_ROTATED = {**ROTATED, "data": "*fp64", "boxes": "*fp64", "REAL": tl.float64}
 ROTATED_IOU = {"first": "*fp64", "second": "*fp64", "output": "*fp32", "ROWS": 16, "COLUMNS": 64}
 ROTATED_NMS = {
-    "shapes": "*fp64", "classes": "*i64", "bits": "*i32", "threshold": "*fp32", "WORD": 32
+    "shapes": "*fp64", "classes": "*i64", "members": "*i64", "bits": "*i32",
+    "threshold": "*fp32", "WORD": 32,
 }  # fmt: skip
 DEFORM = {
     "cells": "*fp32", "offset": "*fp32", "mask": "*fp32", "columns": "*fp32", "first": "i64",
@@ -80,7 +85,7 @@ KERNELS = [
     ),
     ("nms", "overlap_word", {**NMS, "CLASSES": True}),
     ("nms", "overlap_word", {**NMS, "CLASSES": False}),
-    ("nms", "reduce_words", {"bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256}),
+    ("nms", "reduce_words", REDUCE),
     ("box_iou", "iou_tile", {**IOU, "REAL": tl.float32}),
     ("box_iou", "iou_tile", {**DOUBLE_IOU, "REAL": tl.float64}),
     ("paste_masks", "paste_block", {**PASTE, "SOFT": False}),

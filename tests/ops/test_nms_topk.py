@@ -1,16 +1,17 @@
 import pytest
 import torch
-from ops_contract import KERNEL, generator, random_boxes
+from ops_contract import KERNEL, generator, random_boxes, random_rotated_boxes
 
-from detectron2.ops import batched_nms, dispatch, nms_topk
+from detectron2.ops import batched_nms, batched_nms_rotated, dispatch, nms_topk
 
 # Candidates in more than one chunk of the GPU kernel.
 MANY = 9000 if KERNEL.device == "cuda" else 300
 
 
-def random_batch(images, count, device="cpu", dtype=torch.float32, groups=3):
+def random_batch(images, count, device="cpu", dtype=torch.float32, groups=3, rotated=False):
     random = generator("batch", images, count)
-    boxes = torch.stack([random_boxes(count, 60, seed=seed) for seed in range(images)])
+    draw = random_rotated_boxes if rotated else random_boxes
+    boxes = torch.stack([draw(count, 60, seed=seed) for seed in range(images)])
     scores = (torch.rand(images, count, generator=random) * 20).round() / 20  # many are equal
     names = torch.randint(groups, (images, count), generator=random)
     usable = torch.rand(images, count, generator=random) > 0.2
@@ -38,17 +39,47 @@ def test_matches_reference(kernel, count, threshold, topk):
     check(kernel, *random_batch(2, count, kernel.device), threshold, topk)
 
 
-def test_matches_reference_in_every_dtype(kernel, dtype):
-    check(kernel, *random_batch(2, 40, kernel.device, dtype), 0.5, 20)
+@pytest.mark.parametrize("topk", [3, 20])  # the GPU kernels: in rounds, and by bits
+def test_matches_reference_in_every_dtype(kernel, dtype, topk):
+    check(kernel, *random_batch(2, 97, kernel.device, dtype), 0.5, topk)
 
 
-def test_convention_each_image_is_suppressed_by_itself(kernel):
-    boxes, scores, groups, usable = random_batch(3, 60, kernel.device)
+@pytest.mark.parametrize("topk", [0, 1, 5, 2000])
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
+def test_rotated_boxes_match_reference(kernel, threshold, topk):
+    for count in (0, 1, 40):
+        check(kernel, *random_batch(2, count, kernel.device, rotated=True), threshold, topk)
+
+
+def test_rotated_boxes_match_reference_in_every_dtype(kernel, dtype):
+    check(kernel, *random_batch(2, 20, kernel.device, dtype, rotated=True), 0.5, 20)
+
+
+@pytest.mark.skipif(KERNEL.implementation != "triton", reason="the GPU kernel alone has two ways")
+def test_bits_are_taken_where_they_are_fewer_steps_than_rounds(kernel, monkeypatch):
+    from detectron2.ops.nms_topk import gpu
+
+    ways = []
+    for name in ("pick", "pick_by_bits"):
+        way = getattr(gpu, name)
+        monkeypatch.setattr(gpu, name, lambda *args, way=way: ways.append(way) or way(*args))
+    batch = random_batch(1, 97, kernel.device)
+    _, counts = check(kernel, *batch, 0.3, 4)
+    check(kernel, *batch, 0.3, 5)
+    assert counts.tolist() == [4] and [way.__name__ for way in ways] == ["pick", "pick_by_bits"]
+    proposals, detections = 4800, 80000
+    assert gpu.steps_of_bits(proposals) < 1000 and gpu.steps_of_bits(detections) > 100
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_convention_each_image_is_suppressed_by_itself(kernel, rotated):
+    boxes, scores, groups, usable = random_batch(3, 40, kernel.device, rotated=rotated)
+    batched = batched_nms_rotated if rotated else batched_nms
     with kernel.active():
         indices, counts = nms_topk(boxes, scores, groups, usable, 0.4, 60)
         for image, count in enumerate(counts.tolist()):
             rows = usable[image].nonzero()[:, 0]
-            alone = batched_nms(boxes[image, rows], scores[image, rows], groups[image, rows], 0.4)
+            alone = batched(boxes[image, rows], scores[image, rows], groups[image, rows], 0.4)
             assert indices[image, :count].tolist() == rows[alone].tolist()
             assert not indices[image, count:].any()
 

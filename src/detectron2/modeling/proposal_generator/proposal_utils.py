@@ -11,6 +11,7 @@ from torch import Tensor
 from detectron2.layers import batched_nms, cat
 from detectron2.layers import move_device_like as move_device_like  # part of this module's address
 from detectron2.layers.nms import batched_nms as nms_of_layers
+from detectron2.layers.nms import batched_nms_rotated as rotated_nms_of_layers
 from detectron2.layers.wrappers import numbers_to_device
 from detectron2.modeling._forms import in_two_forms
 from detectron2.ops import nms_topk
@@ -27,7 +28,7 @@ __all__ = [
 _GROUND_TRUTH_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
 
 # What `nms_topk` computes; other code may put functions of its own in their places.
-_KNOWN_NMS = (nms_of_layers,)
+_KNOWN_NMS = (nms_of_layers, rotated_nms_of_layers)
 
 
 def find_top_rpn_proposals(

@@ -1,11 +1,12 @@
 """Non-maximum suppression on GPU, without waiting for the host until the result is sized.
 
-First a bit matrix: bit c of word [r, w] says that box r overlaps box 32 w + c, later and of
-its class. Then one program walks over the boxes in blocks of 32: within a block one by one,
-in scalars, then the rows of the kept boxes are or-ed into the set of dropped ones.
+First a bit matrix of each image: bit c of word [r, w] says that box r overlaps box 32 w + c,
+later and of its class. Then one program for each image walks over its boxes in blocks of 32:
+within a block one by one, in scalars, then the rows of the kept boxes are or-ed into the set of
+dropped ones.
 
-Budget: N^2 / 2 pairs of 14 flops, N^2 / 8 bytes written and read once. The reference writes
-N^2 booleans and reads them several times.
+Budget for K boxes of an image: K^2 / 2 pairs of 14 flops, K^2 / 8 bytes written and read once.
+The reference writes K^2 booleans and reads them several times.
 """
 
 import math
@@ -25,7 +26,17 @@ from detectron2.ops.nms.reference import (
     threshold_below,
 )
 
-__all__ = ["WORD", "batched_nms", "kept_indices", "nms", "overlaps_more", "pack_bits"]
+__all__ = [
+    "WORD",
+    "batched_nms",
+    "bit_matrix",
+    "fill_bits",
+    "keep_from_bits",
+    "kept_indices",
+    "nms",
+    "overlaps_more",
+    "pack_bits",
+]
 
 WORD = 32
 
@@ -52,14 +63,22 @@ def overlaps_more(ax0, ay0, ax1, ay1, bx0, by0, bx1, by1, threshold):  # type: i
 
 @triton.jit(do_not_specialize=["count", "words"])
 def overlap_word(
-    boxes, classes, bits, count, words, threshold, CLASSES: tl.constexpr, WORD: tl.constexpr
+    boxes, classes, members, bits, count, words, threshold,
+    CLASSES: tl.constexpr, WORD: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    """One word of 32 rows: which of 32 later boxes each of 32 boxes overlaps."""
+    """One word of 32 rows: which of 32 later boxes each of 32 boxes overlaps.
+
+    Only the first `members` of the `count` boxes of each image take part.
+    """
     row_block, column_block = tl.program_id(0), tl.program_id(1)
+    image = tl.program_id(2).to(tl.int64)
+    boxes += image * count * 4
+    classes += image * count
+    bits += image * count * words
     row = row_block * WORD + tl.arange(0, WORD)[:, None]
     column = column_block * WORD + tl.arange(0, WORD)[None, :]
     # Words before the diagonal are never read.
-    limit = tl.where(column_block >= row_block, count, 0)
+    limit = tl.where(column_block >= row_block, tl.load(members + image).to(tl.int32), 0)
     has_row, has_column = row < limit, column < limit
     ax0 = tl.load(boxes + row * 4, mask=has_row, other=0.0)
     ay0 = tl.load(boxes + row * 4 + 1, mask=has_row, other=0.0)
@@ -78,76 +97,109 @@ def overlap_word(
     pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD)
 
 
-@triton.jit(do_not_specialize=["count", "words"])
-def reduce_words(bits, kept, count, words, WORD: tl.constexpr, WORDS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """kept (words,): bit c of word w says that box 32 w + c stays. One program."""
+@triton.jit(do_not_specialize=["count", "words", "enough"])
+def reduce_words(
+    members, bits, kept, count, words, enough, WORD: tl.constexpr, WORDS: tl.constexpr
+):  # type: ignore[no-untyped-def]  # fmt: skip
+    """kept (N, words): bit c of word w says that box 32 w + c of the image stays. A program for
+    each image, which ends behind the word with the box that makes them `enough`."""
+    image = tl.program_id(0).to(tl.int64)
+    rows = bits + image * count * words
+    kept += image * words
+    exist = tl.load(members + image).to(tl.int32)
     column = tl.arange(0, WORDS)
     dropped = tl.zeros((WORDS,), tl.int32)
     one = tl.full((), 1, tl.int32)
-    rows = bits
-    for block in range(words):
+    block = tl.full((), 0, tl.int32)
+    found = tl.full((), 0, tl.int32)
+    while (block * WORD < exist) & (found < enough):
         gone = tl.sum(tl.where(column == block, dropped, 0), axis=0)
         stays = gone * 0
         for i in tl.static_range(WORD):
-            exists = block * WORD + i < count
+            exists = block * WORD + i < exist
             overlapped = tl.load(rows + i * words + block, mask=exists, other=0)
             free = exists & (((gone >> i) & 1) == 0)
             gone = tl.where(free, gone | overlapped, gone)
             stays = tl.where(free, stays | (one << i), stays)
+            found += free.to(tl.int32)
         tl.store(kept + block, stays)
         for i in tl.static_range(WORD):
             free = ((stays >> i) & 1) != 0
             later = (column > block) & (column < tl.where(free, words, 0))
             dropped = dropped | tl.load(rows + i * words + column, mask=later, other=0)
         rows += WORD * words
+        block += 1
 
 
-def keep_from_bits(bits: Tensor, count: int) -> Tensor:
-    """(N,) bool: what greedy suppression keeps, from the (N, words) int32 bit matrix."""
-    words = bits.shape[1]
-    kept = torch.empty(words, dtype=torch.int32, device=bits.device)
+def bit_matrix(images: int, count: int, device: torch.device) -> Tensor:
+    """(N, K, words) int32, not filled yet."""
+    return torch.empty((images, count, triton.cdiv(count, WORD)), dtype=torch.int32, device=device)
+
+
+def keep_from_bits(bits: Tensor, members: Tensor, enough: int) -> Tensor:
+    """(N, K) bool: what greedy suppression keeps of each image.
+
+    Args:
+        bits: (N, K, words) int32 bit matrix of boxes by descending score.
+        members: (N,) int64 how many boxes of the image take part, the first ones.
+        enough: kept boxes are wanted; whether more are among the result is left open.
+    """
+    images, count, words = bits.shape
+    kept = torch.zeros(images, words, dtype=torch.int32, device=bits.device)
     # Powers of four, so that few variants are compiled.
     size = max(64, 4 ** math.ceil(math.log(words, 4)))
     with device_of(bits):
-        reduce_words[(1,)](
-            bits, kept, count, words, WORD=WORD, WORDS=size, num_warps=4 if size <= 1024 else 8
-        )
+        reduce_words[(images,)](
+            members, bits, kept, count, words, enough, WORD=WORD, WORDS=size,
+            num_warps=4 if size <= 1024 else 8,
+        )  # fmt: skip
     positions = torch.arange(WORD, dtype=torch.int32, device=bits.device)
-    return ((kept[:, None] >> positions) & 1).bool().flatten()[:count]
+    return ((kept[..., None] >> positions) & 1).bool().flatten(1)[:, :count]
 
 
 def kept_indices(
-    scores: Tensor, class_ids: Tensor | None, fill: Callable[[Tensor, Tensor, Tensor], None]
+    scores: Tensor,
+    class_ids: Tensor | None,
+    fill: Callable[[Tensor, Tensor, Tensor, Tensor], None],
 ) -> Tensor:
     """Indices that greedy suppression keeps, by descending score.
 
     Args:
-        fill: (order, classes in that order, bits) writes the (N, words) bit matrix of the boxes
-            in that order.
+        fill: (order, classes in that order, members, bits) writes the (1, K, words) bit matrix of
+            the boxes in that order.
     """
     order = score_order(scores)
     count = len(order)
     if count == 0:
         return order
     classes = order if class_ids is None else class_ids[order].contiguous()
-    bits = torch.empty((count, triton.cdiv(count, WORD)), dtype=torch.int32, device=scores.device)
+    bits = bit_matrix(1, count, scores.device)
+    members = torch.full((1,), count, device=scores.device)
     with device_of(bits):
-        fill(order, classes, bits)
-    return order[keep_from_bits(bits, count)]
+        fill(order, classes, members, bits)
+    return order[keep_from_bits(bits, members, count)[0]]
+
+
+def fill_bits(
+    boxes: Tensor, classes: Tensor | None, members: Tensor, bits: Tensor, iou_threshold: float
+) -> None:
+    """Write the bit matrix of boxes (N, K, 4) float32 of classes (N, K) int64; None is one."""
+    images, count, words = bits.shape
+    overlap_word[(words, words, images)](
+        boxes.contiguous(), members if classes is None else classes.contiguous(), members, bits,
+        count, words, threshold_below(iou_threshold, boxes.dtype), CLASSES=classes is not None,
+        WORD=WORD, **EXACT,
+    )  # fmt: skip
 
 
 def suppress(
     boxes: Tensor, scores: Tensor, class_ids: Tensor | None, iou_threshold: float
 ) -> Tensor:
     real = compute_dtype(boxes.dtype)
-    threshold = threshold_below(iou_threshold, real)
 
-    def fill(order: Tensor, classes: Tensor, bits: Tensor) -> None:
-        count, words = bits.shape
-        overlap_word[(words, words)](
-            boxes[order].to(real).contiguous(), classes, bits, count, words, threshold,
-            CLASSES=class_ids is not None, WORD=WORD, **EXACT,
-        )  # fmt: skip
+    def fill(order: Tensor, classes: Tensor, members: Tensor, bits: Tensor) -> None:
+        named = None if class_ids is None else classes
+        fill_bits(boxes[order].to(real), named, members, bits, iou_threshold)
 
     return kept_indices(scores, class_ids, fill)
 

@@ -18,12 +18,14 @@ def nms_topk(
     iou_threshold: float,
     topk: int,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`detectron2.ops.batched_nms` of each image, without waiting for the device.
+    """:func:`detectron2.ops.batched_nms`, or `batched_nms_rotated`, of each image, without waiting
+    for the device.
 
     How many boxes stay is known to the device alone, so there is always room for `topk` of them.
 
     Args:
-        boxes: (N, K, 4) rows of (x0, y0, x1, y1), in any unit.
+        boxes: (N, K, 4) rows of (x0, y0, x1, y1), in any unit; or (N, K, 5) rotated ones of (x
+            centre, y centre, width, height, angle), as in `batched_nms_rotated`.
         scores: (N, K).
         groups: (N, K) int64; boxes of different groups never drop one another.
         usable: (N, K) bool, False for boxes to leave out.
@@ -38,10 +40,10 @@ def nms_topk(
         ValueError: wrong shapes, a negative `topk`, or tensors on two devices.
         TypeError: `groups` or `usable` has another dtype.
     """
-    if boxes.dim() != 3 or boxes.shape[2] != 4 or not boxes.is_floating_point():
+    if boxes.dim() != 3 or boxes.shape[2] not in (4, 5) or not boxes.is_floating_point():
         raise ValueError(
-            f"boxes is {boxes.dtype} of shape {tuple(boxes.shape)}; expected (N, K, 4) floating "
-            "point numbers."
+            f"boxes is {boxes.dtype} of shape {tuple(boxes.shape)}; expected (N, K, 4) or (N, K, "
+            "5) floating point numbers."
         )
     for name, tensor in (("scores", scores), ("groups", groups), ("usable", usable)):
         if tensor.shape != boxes.shape[:2]:

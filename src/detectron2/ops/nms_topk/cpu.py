@@ -11,6 +11,7 @@ from torch import Tensor
 from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.compiled import as_array, compiled
 from detectron2.ops.nms.reference import score_order, threshold_below
+from detectron2.ops.nms_rotated.cpu import batched_nms_rotated
 
 __all__ = ["nms_topk", "pick", "warm_up"]
 
@@ -68,6 +69,11 @@ def nms_topk(
     for image in range(images):
         rows = usable[image].nonzero()[:, 0]
         if len(rows) == 0:
+            continue
+        if boxes.shape[2] == 5:
+            candidates = boxes[image, rows], scores[image, rows], groups[image, rows]
+            chosen = rows[batched_nms_rotated(*candidates, iou_threshold)[:topk]]
+            indices[image, : len(chosen)], counts[image] = chosen, len(chosen)
             continue
         names, members = torch.unique(groups[image, rows], return_inverse=True)
         corners = as_array(boxes[image, rows], compute_dtype(boxes.dtype))

@@ -1,11 +1,18 @@
-"""Suppression on GPU that ends when it has found enough boxes, one program for each image.
+"""Suppression on GPU that ends when it has found enough boxes, in one of two ways.
 
-The candidates, by descending score, are read in chunks that live in registers. The program
-takes the first that is left, drops what it overlaps, and so on; boxes kept in an earlier chunk
-are shown to a new one first. Nothing depends on the host, and no matrix of pairs is written.
+In rounds: one program for each image reads the candidates, by descending score, in chunks that
+live in registers. It takes the first that is left, drops what it overlaps, and so on; boxes kept
+in an earlier chunk are shown to a new one first. No matrix of pairs is written.
 
-Budget: 28 K bytes read; for M kept boxes M rounds of one reduction over a chunk and 14 flops
-for each of its boxes. The bit matrix of `ops/nms` takes K^2 / 8 bytes for all images together.
+By bits: the matrix of `ops/nms` is filled by all of the GPU, and one program for each image walks
+over it, 32 boxes at a time.
+
+Budget for K candidates of which M are kept: in rounds 28 K bytes read, and M rounds one after
+another of one reduction over a chunk, a dependent load and 14 flops for each of its boxes, say 2 to
+3 microseconds each. By bits K^2 / 2 pairs of 14 flops and K^2 / 8 bytes, 160 Mflop and 3 MB for
+K = 4800, 20 microseconds, and K / 32 steps one after another of about the length of a round. So
+proposals (K = 4800, M = 1000) take 150 steps instead of 1000 rounds; detections (K = 80000,
+M = 100) stay with rounds. Estimates: neither has run on a GPU yet.
 """
 
 import torch
@@ -15,16 +22,19 @@ from torch import Tensor
 
 from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.launching import EXACT, device_of
-from detectron2.ops.nms.gpu import overlaps_more
+from detectron2.ops.nms.gpu import WORD, bit_matrix, fill_bits, keep_from_bits, overlaps_more
 from detectron2.ops.nms.reference import threshold_below
+from detectron2.ops.nms_rotated.gpu import fill_rotated_bits
 from detectron2.ops.nms_topk.reference import nms_topk_reference
 
-__all__ = ["MAX_PLACES", "nms_topk", "pick"]
+__all__ = ["MAX_PLACES", "nms_topk", "pick", "steps_of_bits"]
 
 # Of boxes that a program holds: eight for each of 1024 threads, six numbers each.
 MAX_CHUNK = 8192
 # Of results that a program holds.
 MAX_PLACES = 8192
+# Candidates whose bit matrix takes 32 MB for each image.
+MAX_BITS = 16384
 
 
 @triton.jit(do_not_specialize=["length", "classes", "limit"])
@@ -131,15 +141,60 @@ def pick(
     return picked, counts
 
 
+def steps_of_bits(count: int) -> float:
+    """Steps one after another by bits, where rounds take one for each kept box."""
+    return triton.cdiv(count, WORD) if count <= MAX_BITS else float("inf")
+
+
+def pick_by_bits(
+    boxes: Tensor,
+    groups: Tensor,
+    usable: Tensor,
+    order: Tensor,
+    iou_threshold: float,
+    topk: int,
+) -> tuple[Tensor, Tensor]:
+    """Candidates that stay (N, topk) and their numbers (N,), by the matrix of all pairs.
+
+    Args:
+        boxes: (N, K, 4), or (N, K, 5) rotated.
+        groups, usable: (N, K).
+        order: (N, K) candidates by descending score, those to leave out last.
+    """
+    images, count, numbers = boxes.shape
+    picked, members = order.new_zeros(images, topk + 1), usable.sum(dim=1)
+    if images * count * topk == 0:
+        return picked[:, :topk], members.clamp(max=0)
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, numbers))
+    bits = bit_matrix(images, count, boxes.device)
+    with device_of(bits):
+        if numbers == 5:
+            fill_rotated_bits(boxes, groups.gather(1, order), members, bits, iou_threshold)
+        else:
+            boxes = boxes.to(compute_dtype(boxes.dtype))
+            fill_bits(boxes, groups.gather(1, order), members, bits, iou_threshold)
+    kept = keep_from_bits(bits, members, topk)
+    place = kept.cumsum(dim=1) - 1
+    # What is not kept, and what is too many, goes to a place that is cut off.
+    place = place.masked_fill(~kept | (place >= topk), topk)
+    picked.scatter_(1, place, order)
+    return picked[:, :topk].contiguous(), kept.sum(dim=1).clamp(max=topk)
+
+
 def nms_topk(
     boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float, topk: int
 ) -> tuple[Tensor, Tensor]:
     """The Triton version of :func:`detectron2.ops.nms_topk`."""
-    if boxes.dtype == torch.float64 or topk > MAX_PLACES:
+    is_rotated = boxes.shape[2] == 5
+    by_bits = is_rotated or steps_of_bits(boxes.shape[1]) < topk
+    # Upright boxes are compared in float32.
+    if not is_rotated and (boxes.dtype == torch.float64 or (not by_bits and topk > MAX_PLACES)):
         return nms_topk_reference(boxes, scores, groups, usable, iou_threshold, topk)
     # A score of -inf may be usable: two stable sorts, the last one by what counts more.
     order = scores.sort(dim=1, descending=True, stable=True).indices
     last = (~usable).gather(1, order).to(torch.uint8).sort(dim=1, stable=True).indices
+    if by_bits:
+        return pick_by_bits(boxes, groups, usable, order.gather(1, last), iou_threshold, topk)
     real = compute_dtype(boxes.dtype)
     return pick(
         boxes.to(real).contiguous(),

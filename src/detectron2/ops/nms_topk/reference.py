@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from detectron2.ops.nms.reference import batched_nms_reference
+from detectron2.ops.nms_rotated.reference import batched_nms_rotated_reference
 
 __all__ = ["nms_topk_reference"]
 
@@ -13,9 +14,10 @@ def nms_topk_reference(
     """(N, topk) indices and (N,) counts; see :func:`detectron2.ops.nms_topk`."""
     images = boxes.shape[0]
     indices, counts = groups.new_zeros(images, topk), groups.new_zeros(images)
+    suppress = batched_nms_rotated_reference if boxes.shape[2] == 5 else batched_nms_reference
     for image in range(images):
         rows = usable[image].nonzero()[:, 0]
-        kept = batched_nms_reference(
+        kept = suppress(
             boxes[image, rows], scores[image, rows], groups[image, rows], iou_threshold
         )[:topk]
         indices[image, : len(kept)] = rows[kept]
