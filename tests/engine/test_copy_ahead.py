@@ -7,10 +7,20 @@ import torch
 from torch import nn
 
 from detectron2.engine import SimpleTrainer
-from detectron2.engine._copy_ahead import BatchesAhead, CopyAhead
+from detectron2.engine._copy_ahead import BatchesAhead, CopyAhead, InputsAhead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from host_waits import FAR, host_waits
+
+
+class Side:
+    """The stream that is not the main one."""
+
+    def __str__(self):
+        return "side"
+
+    def record_event(self):
+        return "event of side"
 
 
 class Streams:
@@ -20,7 +30,7 @@ class Streams:
         self.events = events
 
     def Stream(self, device):
-        return "side"
+        return Side()
 
     @contextlib.contextmanager
     def stream(self, stream):
@@ -29,6 +39,9 @@ class Streams:
 
     def current_stream(self, device):
         return self
+
+    def wait_event(self, event):
+        self.events.append(f"main waits for {event}")
 
     def wait_stream(self, stream):
         self.events.append(f"main waits for {stream}")
@@ -154,3 +167,23 @@ def test_a_gpu_trains_the_same_with_batches_copied_ahead():
         return model.weight.detach().cpu()
 
     assert torch.equal(weight(None), weight(False))
+
+
+def test_inputs_of_a_predictor_are_made_on_the_side_stream_and_waited_for_by_the_main_one():
+    events = []
+    streams = Streams(events)
+    with host_waits() as waits:
+        ahead = InputsAhead(FAR, streams)
+        made = ahead.make(lambda size: {"image": torch.ones(3, size, size), "height": size}, 4)
+        assert events == ["copy on side"]
+        taken = ahead.take(made)
+        assert events == ["copy on side", "main waits for event of side"]
+        assert taken["image"].device == FAR and taken["image"].used_by is streams
+        assert taken["height"] == 4 and waits == []
+
+
+def test_inputs_for_a_cpu_stay_as_they_are():
+    image = torch.ones(3, 4, 4)
+    for device in (None, torch.device("cpu")):
+        ahead = InputsAhead(device)
+        assert ahead.take(ahead.make(lambda: {"image": image}))["image"] is image

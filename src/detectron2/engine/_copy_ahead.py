@@ -1,4 +1,4 @@
-"""The next batch goes to the GPU while the GPU still computes the gradients of the last one."""
+"""What the GPU needs next goes to it while it still computes what it was given last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detectron2.structures._transfer import on_device
 
-__all__ = ["BatchesAhead", "CopyAhead", "data_position"]
+__all__ = ["BatchesAhead", "CopyAhead", "InputsAhead", "data_position"]
 
 
 class CopyAhead:
@@ -44,6 +44,45 @@ class CopyAhead:
             # The memory belongs to the other stream, which would take it back too early.
             tensor.record_stream(current)
         self._copies = []
+
+
+class InputsAhead:
+    """Inputs of a model, made by one thread on a stream of their own and used by another.
+
+    On the stream of the model they would only be made when all is computed that it was given
+    before.
+    """
+
+    def __init__(self, device: torch.device | None, cuda: Any = torch.cuda) -> None:
+        """
+        Args:
+            device: of the model; nothing is special without a GPU.
+            cuda: what has the streams; tests bring their own.
+        """
+        self._device = device
+        self._cuda = cuda
+        has_streams = device is not None and (device.type == "cuda" or cuda is not torch.cuda)
+        self._stream = cuda.Stream(device) if has_streams else None
+
+    def make(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+        """``function(*arguments)``, a dictionary whose tensors go to the GPU; and what `take`
+        waits for."""
+        if self._stream is None or self._device is None:
+            return function(*arguments), None
+        with self._cuda.stream(self._stream):
+            made = on_device(function(*arguments), self._device, [])
+            return made, self._stream.record_event()
+
+    def take(self, made: tuple[dict[str, Any], Any]) -> dict[str, Any]:
+        """What was made, for work on the current stream, which waits; the host does not."""
+        values, event = made
+        if event is not None:
+            current = self._cuda.current_stream(self._device)
+            current.wait_event(event)
+            for value in values.values():
+                if isinstance(value, Tensor):
+                    value.record_stream(current)  # else its memory were given back too early
+        return values
 
 
 class BatchesAhead:

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data._image_io import ALL_CHANNELS
+from detectron2.engine._copy_ahead import InputsAhead
 from detectron2.engine._device_images import resized_on_device, shapes_of
 from detectron2.engine._recipe import recipe_of
 from detectron2.engine.config_source import resolve_config
@@ -113,12 +114,20 @@ class DefaultPredictor:
             What a call returns for each image, in the order of `images`.
         """
 
-        def run(inputs: list[dict[str, Any]]) -> Any:
-            with torch.no_grad():
-                return self.model(inputs)
+        ahead = InputsAhead(self._device())
 
-        prepared = prefetched(map(self.prepare, images), depth=2 * batch_size)
-        return map_in_batches(run, prepared, self.padded_size, batch_size)
+        def run(made: list[tuple[dict[str, Any], Any]]) -> Any:
+            with torch.no_grad():
+                return self.model([ahead.take(one) for one in made])
+
+        made = (ahead.make(self.prepare, image) for image in images)
+        prepared = prefetched(made, depth=2 * batch_size)
+        return map_in_batches(run, prepared, lambda one: self.padded_size(one[0]), batch_size)
+
+    def _device(self) -> torch.device | None:
+        """Of the model; None where it has no parameters."""
+        weight = next(self.model.parameters(), None)
+        return None if weight is None else weight.device
 
     def padded_size(self, prepared: dict[str, Any]) -> tuple[int, int]:
         """(H, W) of the batch in which an input of the model is alone."""
@@ -147,9 +156,7 @@ class DefaultPredictor:
             )
         height, width = original_image.shape[:2]
         is_reversed = self.input_format == "RGB"
-        weight = next(self.model.parameters(), None)
-        device = None if weight is None else weight.device
-        on_device = resized_on_device(original_image, self.aug, device, is_reversed)
+        on_device = resized_on_device(original_image, self.aug, self._device(), is_reversed)
         if on_device is not None:
             return {"image": on_device, "height": height, "width": width}
         image = original_image[:, :, ::-1] if is_reversed else original_image
