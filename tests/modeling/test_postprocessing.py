@@ -2,8 +2,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import Boxes, Instances, ROIMasks
+from detectron2.modeling._forms import fixed_form
+from detectron2.modeling.postprocessing import (
+    detector_postprocess,
+    sem_seg_postprocess,
+    to_output_frames,
+)
+from detectron2.structures import Boxes, Instances, ROIMasks, RotatedBoxes
+from host_waits import FAR, host_waits
 
 
 def detections():
@@ -80,3 +86,38 @@ def test_semantic_scores_lose_their_padding_before_they_are_resized():
 def test_semantic_scores_of_the_right_size_are_only_cropped():
     scores = torch.randn(2, 6, 8)
     assert_close(sem_seg_postprocess(scores, (4, 6), 4, 6), scores[:, :4, :6], rtol=0, atol=0)
+
+
+def test_both_forms_give_the_same_output_and_keep_the_order():
+    many = Instances.cat([detections(), detections()])
+    many.scores = torch.arange(6.0)
+    turned = Instances((100, 200), pred_boxes=RotatedBoxes([[50.0, 50, 9, 9, 30], [1, 1, 0, 5, 0]]))
+    batch, sizes = [many, detections()[:1], detections()[:0], turned], [(50, 400)] * 4
+    with fixed_form(False):
+        counted = to_output_frames(batch, sizes)
+    with fixed_form(True):
+        fixed = to_output_frames(batch, sizes)
+    assert [len(output) for output in fixed] == [4, 1, 0, 1]
+    for one, other in zip(counted, fixed, strict=True):
+        assert one.image_size == other.image_size
+        expected, actual = (
+            {k: getattr(v, "tensor", v) for k, v in x.get_fields().items()} for x in (one, other)
+        )
+        assert_close(actual, expected, rtol=0, atol=0)
+
+
+def test_the_host_waits_once_for_the_output_frames_of_a_batch():
+    with host_waits() as waits:
+        batch = [
+            Instances((9, 9), pred_boxes=Boxes(torch.rand(5, 4).to(FAR, non_blocking=True)))
+            for _ in range(3)
+        ]
+        to_output_frames(batch, [(20, 20)] * 3)
+    assert len(waits) == 1, "\n".join(map(str, waits))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_boxes_that_are_not_finite_are_an_error(fixed):
+    broken = Instances((9, 9), pred_boxes=Boxes([[0.0, 0, float("nan"), 4]]))
+    with fixed_form(fixed), pytest.raises(AssertionError, match="infinite or NaN"):
+        to_output_frames([broken], [(20, 20)])

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from detectron2.structures import Boxes, Instances, RotatedBoxes
 from detectron2.utils._deferred import is_remote_device
 
 __all__ = ["fixed_form", "in_two_forms", "runs_in_fixed_form"]
@@ -96,5 +97,9 @@ def _has_all(owner: Any, steps: Sequence[Callable[..., Any]]) -> bool:
 def _first_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, (Boxes, RotatedBoxes)):
+        return value.tensor
+    if isinstance(value, Instances):
+        value = list(value.get_fields().values())
     parts = value if isinstance(value, (tuple, list)) else ()
     return next((found for part in parts if (found := _first_tensor(part)) is not None), None)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectron2.structures import Instances, ROIMasks
+from detectron2.modeling._forms import in_two_forms
+from detectron2.structures import Boxes, Instances, ROIMasks
+from detectron2.structures.boxes import clip_corners
 
 __all__ = [
     "detector_postprocess",
@@ -17,6 +20,7 @@ __all__ = [
     "rescale_detections",
     "sem_seg_postprocess",
     "to_output_frame",
+    "to_output_frames",
 ]
 
 _ON_BOXES: ContextVar[bool] = ContextVar("masks_stay_on_boxes", default=False)
@@ -34,8 +38,15 @@ def masks_stay_on_boxes() -> Iterator[None]:
 
 def to_output_frame(results: Instances, output_height: int, output_width: int) -> Instances:
     """What a detector returns: `detector_postprocess`, unless masks are to stay on their boxes."""
-    convert = rescale_detections if _ON_BOXES.get() else detector_postprocess
-    return convert(results, output_height, output_width)
+    return to_output_frames([results], [(output_height, output_width)])[0]
+
+
+def to_output_frames(
+    results: Sequence[Instances], sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """`to_output_frame` of each image, to its (height, width); the host waits once for all."""
+    rescaled = _rescale_all(results, sizes)
+    return rescaled if _ON_BOXES.get() else [_with_full_masks(output) for output in rescaled]
 
 
 def detector_postprocess(
@@ -58,10 +69,15 @@ def detector_postprocess(
         with all their fields; `pred_masks` becomes (N, output_height, output_width) bool.
     """
     output = rescale_detections(results, output_height, output_width)
+    return _with_full_masks(output, mask_threshold)
+
+
+def _with_full_masks(output: Instances, mask_threshold: float = 0.5) -> Instances:
+    """The same instances with their masks drawn into the whole image."""
     if output.has("pred_masks"):
         boxes = output.get(_box_field(output))
         output.pred_masks = output.pred_masks.to_bitmasks(
-            boxes, output_height, output_width, mask_threshold
+            boxes, *output.image_size, mask_threshold
         ).tensor
     return output
 
@@ -78,6 +94,49 @@ def _box_field(results: Instances) -> str:
 
 def rescale_detections(results: Instances, output_height: int, output_width: int) -> Instances:
     """As `detector_postprocess`, with `pred_masks` left on their boxes as ROIMasks."""
+    return _rescale_all([results], [(output_height, output_width)])[0]
+
+
+def _rescale_together(
+    results: Sequence[Instances], sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    scaled = [_rescaled(*image, clips=False) for image in zip(results, sizes, strict=True)]
+    boxes = [output.get(_box_field(output)) for output in scaled]
+    bad = [(~x.tensor.isfinite()).sum() for x in boxes]
+    for x, (height, width) in zip(boxes, sizes, strict=True):
+        if type(x).clip is Boxes.clip:  # which asks the device whether all are finite
+            x.tensor = clip_corners(x.tensor, (height, width))
+        else:
+            x.clip((height, width))
+    full = [x.nonempty() for x in boxes]
+    # Two numbers of each image, read together.
+    numbers = torch.stack([torch.stack((x.sum(), y)) for x, y in zip(full, bad, strict=True)])
+    outputs = []
+    for output, keep, (count, num_bad) in zip(scaled, full, numbers.tolist(), strict=True):
+        if num_bad:
+            raise AssertionError(f"{num_bad} coordinates of detections are infinite or NaN.")
+        if count < len(output):  # the full ones to the front, in their order
+            output = output[(~keep).to(torch.uint8).argsort(stable=True)[:count]]
+        outputs.append(_with_roi_masks(output))
+    return outputs
+
+
+@in_two_forms(fixed=_rescale_together)
+def _rescale_all(results: Sequence[Instances], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    """`rescale_detections` of each image, to its (height, width)."""
+    outputs = []
+    for result, size in zip(results, sizes, strict=True):
+        output = _rescaled(result, size)
+        # Empty boxes go first, so that only what is returned is pasted; and by index, because a
+        # boolean mask would make every field wait for the device.
+        kept = output.get(_box_field(output)).nonempty().nonzero()[:, 0]
+        outputs.append(_with_roi_masks(output[kept]))
+    return outputs
+
+
+def _rescaled(results: Instances, size: tuple[int, int], clips: bool = True) -> Instances:
+    """Boxes and keypoints in the frame of an output of (height, width), empty boxes included."""
+    output_height, output_width = size
     input_height, input_width = results.image_size
     scale_x, scale_y = output_width / input_width, output_height / input_height
     fields = dict(results.get_fields())
@@ -85,7 +144,8 @@ def rescale_detections(results: Instances, output_height: int, output_width: int
     box_field = _box_field(results)
     boxes = fields[box_field].clone()
     boxes.scale(scale_x, scale_y)
-    boxes.clip((output_height, output_width))
+    if clips:
+        boxes.clip((output_height, output_width))
     fields[box_field] = boxes
 
     if "pred_keypoints" in fields:
@@ -94,10 +154,10 @@ def rescale_detections(results: Instances, output_height: int, output_width: int
         keypoints[..., 1] *= scale_y
         fields["pred_keypoints"] = keypoints
 
-    # Empty boxes go first, so that only what is returned is pasted; and by index, because a
-    # boolean mask would make every field wait for the device.
-    kept = boxes.nonempty().nonzero()[:, 0]
-    output = Instances((output_height, output_width), **fields)[kept]
+    return Instances((output_height, output_width), **fields)
+
+
+def _with_roi_masks(output: Instances) -> Instances:
     if output.has("pred_masks"):
         masks = output.pred_masks
         output.pred_masks = masks if isinstance(masks, ROIMasks) else ROIMasks(masks[:, 0])

@@ -18,7 +18,7 @@ from detectron2.modeling.meta_arch._inputs import (
     output_size,
     pixel_statistics,
 )
-from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.postprocessing import detector_postprocess, to_output_frames
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils._deferred import put_scalars_later
 from detectron2.utils.events import get_event_storage
@@ -142,12 +142,10 @@ class DenseDetector(nn.Module):
         if self.training:
             return self._train(batched_inputs, images, maps, predictions)
         results = self.forward_inference(images, maps, predictions)
-        return [
-            {"instances": detector_postprocess(found, *output_size(input_dict, image_size))}
-            for found, input_dict, image_size in zip(
-                results, batched_inputs, images.image_sizes, strict=True
-            )
+        sizes = [
+            output_size(*image) for image in zip(batched_inputs, images.image_sizes, strict=True)
         ]
+        return [{"instances": found} for found in to_output_frames(results, sizes)]
 
     def _predict(self, images: ImageList) -> tuple[list[Tensor], Any]:
         """The feature maps that the head works on, and its output."""

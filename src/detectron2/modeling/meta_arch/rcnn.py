@@ -21,7 +21,7 @@ from detectron2.modeling.meta_arch._inputs import (
     pixel_statistics,
 )
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
-from detectron2.modeling.postprocessing import detector_postprocess, to_output_frame
+from detectron2.modeling.postprocessing import detector_postprocess, to_output_frames
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import ImageList, Instances
@@ -173,10 +173,8 @@ class GeneralizedRCNN(nn.Module):
         image_sizes: list[tuple[int, int]],
     ) -> list[dict[str, Instances]]:
         """Detections at the size each input dictionary asks for."""
-        return [
-            {"instances": to_output_frame(results, *output_size(input_dict, image_size))}
-            for results, input_dict, image_size in zip(instances, batched_inputs, image_sizes)
-        ]
+        sizes = [output_size(*image) for image in zip(batched_inputs, image_sizes)]
+        return [{"instances": results} for results in to_output_frames(instances, sizes)]
 
     def visualize_training(
         self, batched_inputs: list[InputDict], proposals: list[Instances]
