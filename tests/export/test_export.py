@@ -25,6 +25,7 @@ from detectron2.export.exporter import _describe, _from_config
 from detectron2.export.info import ExportInfo
 from detectron2.export.loading import ExportedModel, batch_of_images
 from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
 
@@ -151,6 +152,7 @@ def test_a_config_brings_its_classes_and_its_resizing():
     cfg.DATASETS.TEST = ("export_test",)
     model, described, _ranges = _from_config(cfg)
     info = _describe(batched_model(model), "onnx")
+    assert type(model) is not RetinaNet and info.architecture == "RetinaNet"
     assert described.pop("classes") == {"thing_classes": ["a", "b"]}
     assert described == {"shortest_edge": 96, "longest_edge": 160, "input_format": "BGR"}
     vars(info).update(described)

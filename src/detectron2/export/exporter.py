@@ -243,7 +243,8 @@ def _describe(batched: BatchedModel, format: str) -> ExportInfo:
         }
     return ExportInfo(
         format=format,
-        architecture=type(model).__name__,
+        # Not the class of its form for fast inference.
+        architecture=getattr(model, "_class_before", type(model)).__name__,
         outputs=list(batched.output_names),
         input_format=getattr(model, "input_format", None) or "BGR",
         size_divisibility=constraints.get("size_divisibility", backbone.size_divisibility),
