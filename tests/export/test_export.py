@@ -23,7 +23,8 @@ from detectron2.export.batched import batched_model
 from detectron2.export.compare import TOLERANCE, first_difference
 from detectron2.export.exporter import _describe, _from_config
 from detectron2.export.info import ExportInfo
-from detectron2.export.loading import ExportedModel, batch_of_images
+from detectron2.export.inputs import batch_of_images
+from detectron2.export.loading import ExportedModel
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.roi_heads import StandardROIHeads

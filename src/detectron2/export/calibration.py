@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from detectron2.export.info import ExportInfo
-from detectron2.export.loading import ExportedModel, inputs_of_file
+from detectron2.export.inputs import inputs_of_file, prepare_image
 
 __all__ = ["LAST_LAYERS", "QUANTIZED_PARTS", "Batches", "evenly_chosen", "stays_float"]
 
@@ -43,14 +42,13 @@ class Batches:
 
     def __init__(self, info: ExportInfo, images: Sequence[np.ndarray]) -> None:
         self.info, self.images = info, images
-        self.prepare = ExportedModel(Path(), info, None).prepare
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for image in self.images:
-            prepared = [self.prepare(image)["image"]] * (self.info.batch or 1)
+            prepared = [prepare_image(self.info, image)["image"]] * (self.info.batch or 1)
             wanted = [(int(each.shape[1]), int(each.shape[2])) for each in prepared]
             yield inputs_of_file(self.info, prepared, wanted)
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.export.formats import FORMATS, format_of_file, require
 from detectron2.export.info import ExportInfo
+from detectron2.export.inputs import batch_of_images, inputs_of_file, prepare_image
 from detectron2.export.results import as_tensors, results_of_batch
 
 __all__ = ["ExportedModel", "load"]
@@ -83,74 +82,12 @@ class ExportedModel(nn.Module):
         return results_of_batch(self.info, outputs, sizes, wanted)
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
-        """The file's input for an image, resized as the model was trained to see it.
-
-        Raises:
-            ValueError: the array has another shape.
-        """
-        if getattr(image, "ndim", None) != 3 or image.shape[2] != 3:
-            raise ValueError(
-                "An image is an array of shape (height, width, 3), not "
-                f"{getattr(image, 'shape', type(image).__name__)}."
-            )
-        height, width = image.shape[:2]
-        pixels = image[:, :, ::-1] if self.info.input_format == "RGB" else image
-        if self.info.shortest_edge is not None:
-            shortest = self.info.shortest_edge
-            resize = T.ResizeShortestEdge([shortest, shortest], self.info.longest_edge)
-            pixels = resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return {"image": tensor.float(), "height": height, "width": width}
+        """See `prepare_image`."""
+        return prepare_image(self.info, image)
 
     def batch(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W) float32 images padded to one size, and (N, 2) int64 their sizes.
-
-        Raises:
-            ValueError: the file takes another number of images, or smaller ones.
-        """
+        """See `batch_of_images`."""
         return batch_of_images(self.info, images)
-
-
-def batch_of_images(info: ExportInfo, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """See `ExportedModel.batch`."""
-    if not images:
-        raise ValueError("There is no image to predict on.")
-    if info.batch is not None and len(images) != info.batch:
-        raise ValueError(
-            f"The file takes batches of {info.batch} images, not {len(images)}; export with "
-            "batch='dynamic' (--batch dynamic) for any number."
-        )
-    sizes = torch.tensor([image.shape[-2:] for image in images])
-    unit = info.side_multiple
-    largest = [-(-side // unit) * unit for side in sizes.amax(dim=0).tolist()]
-    height, width = info.image_size or largest
-    if bool((sizes > torch.tensor([height, width])).any()):
-        raise ValueError(
-            f"The file takes images of at most {height} x {width} pixels, one has "
-            f"{sizes.amax(dim=0).tolist()}; export without image_size for any size."
-        )
-    if max(height, width) <= info.side_above:
-        raise ValueError(
-            f"The file takes images with a side of more than {info.side_above} pixels, these fit "
-            f"into {height} x {width}; enlarge them or use another format."
-        )
-    batch = torch.zeros(len(images), images[0].shape[0], height, width)
-    for row, image in zip(batch, images):
-        if info.pixel_mean:
-            mean, std = (
-                torch.tensor(each)[:, None, None] for each in (info.pixel_mean, info.pixel_std)
-            )
-            image = (image - mean) / std
-        row[:, : image.shape[1], : image.shape[2]] = image
-    return batch, sizes
-
-
-def inputs_of_file(
-    info: ExportInfo, images: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
-) -> tuple[Tensor, ...]:
-    """What a file takes, for images and the (height, width) that results are wanted for."""
-    batch = batch_of_images(info, images)
-    return (*batch, torch.tensor(wanted)) if info.postprocess == "in" else batch
 
 
 def load(

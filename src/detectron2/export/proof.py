@@ -19,7 +19,7 @@ from detectron2.export.batched import BatchedModel
 from detectron2.export.compare import TOLERANCE, first_difference
 from detectron2.export.formats import FORMATS
 from detectron2.export.info import ExportInfo
-from detectron2.export.loading import inputs_of_file
+from detectron2.export.inputs import inputs_of_file
 from detectron2.export.results import as_tensors, results_of_batch
 from detectron2.export.runtimes import answer
 
