@@ -18,6 +18,16 @@ GROUPS = "abcdefghijk"
 # Full-size models take minutes together; one of each architecture stays in the suite.
 SECONDS_PER_CASE = 6.0
 SLOW_GROUPS = "IK"
+# Other settings of what a case of the suite builds and runs.
+SAME_LAYERS = {
+    "B/cityscapes_mask_rcnn",
+    "B/lazy_cascade",
+    "B/lazy_lsj_R50",
+    "B/mask_rcnn_X_101",
+    "B/mask_rcnn_syncbn",
+    "B/voc_C4",
+    "C/voc_C4",
+}
 
 sys.path.insert(0, str(KIT))
 try:
@@ -35,9 +45,9 @@ MANIFEST = json.loads((GOLDEN / "MANIFEST.json").read_text())["cases"]
 def selected():
     for name, case in core.CASES.items():
         entry = MANIFEST.get(name)
-        is_slow = bool(entry) and entry.get("seconds", 0) > SECONDS_PER_CASE
-        if entry and "status" not in entry and (not is_slow or case.group in SLOW_GROUPS):
-            marks = [pytest.mark.slow] if is_slow else []
+        is_large = bool(entry) and entry.get("seconds", 0) > SECONDS_PER_CASE
+        if entry and "status" not in entry and (not is_large or case.group in SLOW_GROUPS):
+            marks = [pytest.mark.slow] if is_large or name in SAME_LAYERS else []
             yield pytest.param(case, id=name, marks=marks)
 
 

@@ -69,7 +69,14 @@ def exported(tmp_path_factory):
     return export_small("RetinaNet", "torchscript", folder, classes=classes)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Their parts are those of other architectures.
+COMBINED = {"Faster R-CNN C4", "Faster R-CNN DC5", "Mask R-CNN DC5"}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, marks=[pytest.mark.slow] * (a in COMBINED)) for a in ARCHITECTURES],
+)
 @torch.no_grad()
 def test_the_batched_form_computes_what_the_model_computes(architecture):
     model = small_model(architecture)

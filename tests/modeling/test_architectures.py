@@ -28,6 +28,12 @@ VARIANTS = {
     "RetinaNet, GIoU",
     "RetinaNet, cycled BN",
     "RegNetX",
+    "RegNetY",
+    "SyncBN",
+    "deformable v2",
+    "giou",
+    "LVIS",
+    "MViT",
     "implicit PointRend",
     "semantic PointRend",
 }

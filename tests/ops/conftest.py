@@ -55,6 +55,10 @@ DEAR = re.compile(
     r"|test_matches_reference_in_every_dtype\[.*(float32-strided|bfloat16-channels_last)"
     r"|test_masks_of_any_size_match_reference\[.*size[12]"
     r"|test_nms_rotated\.py::test_matches_reference\[.*-70-(0\.0|1\.0)"
+    r"|test_nms_rotated\.py::test_every_dtype_matches_reference\[.*dtype[023]"
+    r"|test_nms\.py::test_matches_reference_in_every_dtype\[.*-0\.6"
+    r"|test_rotated_boxes_match_reference\[.*(-0\.0-|-2000)"
+    r"|test_paste_masks\.py::test_every_dtype_matches_reference\[.*bfloat16"
 )
 
 
