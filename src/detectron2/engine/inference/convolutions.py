@@ -28,10 +28,6 @@ _WINOGRAD_CHANNELS = 96
 # cells take 1.5 to 3.4 times as long as directly, 6x8 1.2 to 1.7, 12x16 0.7 to 0.8.
 _WINOGRAD_CELLS = 128
 
-# Fusion saves a pass over the output for ReLU and one for a sum, but its call takes 60
-# microseconds more: 0.21 instead of 0.15 ms with 49,000 numbers, 0.57 of 0.59 with 197,000.
-_FUSION_NUMBERS = 2**17
-
 
 @dataclass
 class FoldedConv:
@@ -61,8 +57,9 @@ class FoldedConv:
         follows the convolution, or "direct"."""
         if self.suits_winograd and cells >= _WINOGRAD_CELLS:
             return "winograd"
-        is_large = cells * self.weight.shape[0] >= _FUSION_NUMBERS
-        return "fused" if self.runs_in_onednn and is_large else "direct"
+        # Small outputs too, where a fused call takes 60 microseconds more: PyTorch's own call sums
+        # an image in a batch otherwise than alone, and masks differ by a pixel.
+        return "fused" if self.runs_in_onednn else "direct"
 
 
 def can_be_fused(conv: nn.Module) -> bool:
