@@ -56,12 +56,13 @@ def test_everything_that_was_promised_is_written(whole_run):
     pictures = sorted((folder / "predictions").iterdir())
     assert len(pictures) == 60
     with Image.open(pictures[0]) as picture:
-        assert picture.size == (512, 384)
+        assert picture.size == (384, 288)
 
 
 def test_last_line_names_the_report_and_the_next_command(whole_run):
     folder, printed, _ = whole_run
-    last = printed.strip().splitlines()[-1]
+    *_, times, last = printed.strip().splitlines()
+    assert "seconds in all: draw the dataset" in times
     assert str(folder / "report.html") in last
     assert "detectron2 predict" in last and str(folder / "model.pth") in last
 

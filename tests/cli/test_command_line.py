@@ -147,23 +147,26 @@ def test_mistakes_are_one_sentence_without_traceback(run_here, arguments, senten
     assert code == 1 and err.startswith("error: ") and sentence in err
 
 
-@pytest.mark.skipif(
-    os.name == "nt" or os.geteuid() == 0, reason="root and Windows may write anywhere"
-)
-def test_unwritable_output_is_said_before_any_work(photos, tmp_path):
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    done = run("predict", photos, "--config", SMALL_MODEL, "--random-weights", "--output",
-               locked / "out")  # fmt: skip
-    assert done.returncode == 1 and "locked" in done.stderr and "Traceback" not in done.stderr
+def dataset_of(photos):
+    """COCO file, without annotations, of the colour photograph."""
+    image = {"id": 1, "file_name": "colour.jpg", "height": 90, "width": 120}
+    content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (photos / "dataset.json").write_text(json.dumps(content))
+    return photos / "dataset.json"
 
 
-def test_output_that_is_a_file_is_said_before_any_work(run_here, photos, tmp_path):
+@pytest.mark.parametrize("verb", ["predict", "visualize", "quickstart"])
+def test_output_that_cannot_be_written_is_said_before_any_work(run_here, photos, tmp_path, verb):
     taken = tmp_path / "taken"
     taken.write_text("")
-    arguments = ("--config", SMALL_MODEL, "--random-weights", "--output", taken)
-    code, _, err = run_here("predict", photos, *arguments)
-    assert code == 1 and err.startswith("error: ") and "taken" in err
+    arguments = {
+        "predict": (photos, "--config", SMALL_MODEL, "--random-weights", "--output", taken),
+        "visualize": (dataset_of(photos), "--images", photos, "--output", taken),
+        "quickstart": ("--output", taken / "sub"),
+    }[verb]
+    code, _, err = run_here(verb, *arguments)
+    assert code == 1 and err.startswith("error: The output folder")
+    assert str(taken) in err and "name another one" in err
 
 
 def test_zoo_lists_models_with_scores_and_licence():

@@ -71,6 +71,13 @@ def test_eval_writes_a_report_with_the_same_metrics(project, tmp_path):
     assert (tmp_path / "same" / "compare.json").exists()
 
 
+def test_a_report_that_cannot_be_written_is_said_before_the_evaluation(project, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="output folder .*taken' cannot be written to"):
+        run_evaluate(options(project, tmp_path / "out", report=tmp_path / "taken"))
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
 def test_evaluations_without_coco_detections_get_a_report_of_metrics(monkeypatch, tmp_path):
     from detectron2.engine import evaluate_command
 

@@ -27,7 +27,8 @@ def doctor(
     console = Console(highlight=False)
     console.print(collect_env_info(), markup=False, soft_wrap=True)
     table = Table(title="Kernels")
-    for column in ("op", "device", "implementation", "why"):
+    table.add_column("op", no_wrap=True)  # a name that is cut cannot be looked up
+    for column in ("device", "implementation", "why"):
         table.add_column(column)
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     for choice in dispatch.explain(devices):

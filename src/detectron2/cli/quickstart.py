@@ -24,10 +24,11 @@ def quickstart(
     from detectron2.engine.quickstart import run_quickstart
 
     result = run_quickstart(output, iterations=iterations)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     for task, values in result.metrics.items():
         console.print(f"{task}: AP {values['AP']:.1f}, AP50 {values['AP50']:.1f}")
-    console.print(f"{sum(result.seconds.values()):.0f} seconds in all: {result.seconds}")
+    steps = ", ".join(f"{step} {seconds:.0f}" for step, seconds in result.seconds.items())
+    console.print(f"{sum(result.seconds.values()):.0f} seconds in all: {steps}")
     console.print(
         f"Report: {result.report} - next, on your own photographs: detectron2 predict PHOTOS "
         f"--config {result.config} --weights {result.checkpoint}"

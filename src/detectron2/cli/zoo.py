@@ -37,7 +37,7 @@ def _list_by_default(context: typer.Context) -> None:
         list_models()
 
 
-@app.command("list")
+@app.command("list", epilog="Example: detectron2 zoo list --task instance-segmentation --sort ap")
 def list_models(
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only models of this dataset.")] = None,
@@ -66,7 +66,10 @@ def list_models(
     Console(width=max(Console().width, needed)).print(table)
 
 
-@app.command("show")
+@app.command(
+    "show",
+    epilog="Example: detectron2 zoo show COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+)
 def show(
     config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
     size: Annotated[
@@ -128,7 +131,10 @@ def _show_architecture(console: Console, config: str, size: tuple[int, int] | No
     )
 
 
-@app.command("download")
+@app.command(
+    "download",
+    epilog="Example: detectron2 zoo download COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml",
+)
 def download(
     config: Annotated[str, typer.Argument(help="Name of a config of the zoo.")],
 ) -> None:
@@ -139,7 +145,9 @@ def download(
     print(PathManager.get_local_path(model_zoo.get_checkpoint_url(config)))
 
 
-@app.command("convert")
+@app.command(
+    "convert", epilog="Example: detectron2 zoo convert model_final_280758.pkl model.safetensors"
+)
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="Checkpoint file or address.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New file; its ending decides.")],

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from detectron2.data.errors import SizeMismatchError, UnreadableImageError
 from detectron2.utils.file_io import PathManager
@@ -99,9 +99,15 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     # IndexError, OverflowError, zlib.error ... (tests/data/test_broken_files.py).
     except Exception as e:
         raise UnreadableImageError(
-            f"The image {name!r} cannot be decoded ({e}). Replace the file, "
+            f"The image {name!r} cannot be decoded ({_reason(e)}). Replace the file, "
             "or remove the image from the dataset."
         ) from e
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's sentence prints the stream object, which means nothing to a reader.
+    unknown = isinstance(error, UnidentifiedImageError)
+    return "it holds no picture of a known format" if unknown else str(error)
 
 
 def open_image(stream: IO[bytes]) -> Image.Image:

@@ -25,7 +25,7 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 from detectron2.utils.file_io import PathManager
-from detectron2.utils.files import atomic_write_text
+from detectron2.utils.files import atomic_write_text, require_writable_folder
 from detectron2.utils.logger import setup_logger
 
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -146,18 +146,12 @@ def default_setup(cfg: Any, args: Any) -> None:
 
 
 def _make_writable(output_dir: str) -> None:
-    try:
+    if "://" in output_dir:
         PathManager.mkdirs(output_dir)
-        if "://" not in output_dir:
-            probe = os.path.join(output_dir, f".writable.{os.getpid()}")
-            with open(probe, "w"):
-                pass
-            os.remove(probe)
-    except OSError as error:
-        raise type(error)(
-            f"The output folder {output_dir!r} cannot be written to ({error.strerror or error}); "
-            "name another one with OUTPUT_DIR (train.output_dir in a LazyConfig)."
-        ) from error
+    else:
+        require_writable_folder(
+            output_dir, "name another one with OUTPUT_DIR (train.output_dir in a LazyConfig)"
+        )
 
 
 def _log_config_file(logger: logging.Logger, path: str) -> None:

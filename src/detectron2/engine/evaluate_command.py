@@ -24,7 +24,8 @@ from detectron2.evaluation import (
 from detectron2.evaluation.analysis import compare, read_run, run_of, write_report
 from detectron2.evaluation.analysis.report import write_comparison, write_metrics
 from detectron2.evaluation.resuming import model_identity
-from detectron2.utils.files import atomic_write_text
+from detectron2.utils import comm
+from detectron2.utils.files import atomic_write_text, require_writable_folder
 
 __all__ = ["evaluate_with_report", "run_compare"]
 
@@ -42,7 +43,12 @@ def evaluate_with_report(
 
     Returns:
         Metrics by task, or with several datasets by the name of the dataset.
+
+    Raises:
+        OSError: the folder for the report cannot be written to; said before the evaluation.
     """
+    if report is not None and comm.is_main_process():
+        require_writable_folder(report)
     results: dict[str, Any] = {}
     names = recipe_of(cfg).test_names
     finished = _Finished(recipe_of(cfg), model)

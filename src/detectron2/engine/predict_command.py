@@ -14,6 +14,7 @@ from detectron2.engine.predict_files import (
     ResultWriter,
     predict_files,
 )
+from detectron2.utils.files import require_writable_folder
 
 __all__ = ["PredictOptions", "run_predict"]
 
@@ -49,7 +50,7 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
 
     images = find_images(options.inputs)
     # Fails now if the folder cannot be written to, not after the model has run.
-    options.output.mkdir(parents=True, exist_ok=True)
+    require_writable_folder(options.output)
     loaded = load_predictor(
         ModelSource(
             options.config,

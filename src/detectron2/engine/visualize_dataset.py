@@ -17,6 +17,7 @@ from detectron2.data.datasets.auto import open_dataset
 from detectron2.data.detection_utils import read_image
 from detectron2.engine.predict_files import save_picture
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.files import require_writable_folder
 from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["draw_record", "result_rows_to_instances", "visualize_dataset"]
@@ -47,6 +48,7 @@ def visualize_dataset(
         ValueError: `predictions` is no list of COCO results, or a folder is not recognised.
     """
     names = open_dataset(dataset, image_root).names
+    require_writable_folder(output)
     found = None if predictions is None else _results_by_image(predictions)
     count = 0
     for split, name in names.items():

@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_folder", "atomic_open", "atomic_write_bytes", "atomic_write_text"]
+__all__ = [
+    "atomic_folder",
+    "atomic_open",
+    "atomic_write_bytes",
+    "atomic_write_text",
+    "require_writable_folder",
+]
 
 # renameat2(2) of Linux and renameatx_np(2) of macOS: arguments of "exchange the two names".
 _EXCHANGE = {"linux": ("renameat2", -100, 2), "darwin": ("renameatx_np", -2, 2)}
@@ -62,6 +68,28 @@ def atomic_write_bytes(path: str | Path, write: bytes | Callable[[IO[bytes]], ob
         else:
             stream.write(write)
     return Path(path)
+
+
+def require_writable_folder(folder: str | Path, way_out: str = "name another one") -> None:
+    """Create `folder` and write to it, so that a long job fails before it starts, not at its end.
+
+    Args:
+        folder: a folder of this machine's disks.
+        way_out: end of the sentence of the error: what to do instead.
+
+    Raises:
+        OSError: it cannot be created or written to.
+    """
+    probe = Path(folder) / f".writable.{os.getpid()}.{secrets.token_hex(4)}"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise type(error)(
+            f"The output folder {str(folder)!r} cannot be written to "
+            f"({error.strerror or error}); {way_out}."
+        ) from error
 
 
 @contextmanager

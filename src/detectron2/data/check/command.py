@@ -18,7 +18,7 @@ from detectron2.data.check.structure import LISTS
 from detectron2.data.check.training import registered_dataset
 from detectron2.data.datasets.auto import ALL, open_dataset
 from detectron2.data.datasets.auto.coco import find_unchecked
-from detectron2.utils.files import atomic_write_text
+from detectron2.utils.files import atomic_write_text, require_writable_folder
 
 __all__ = ["CheckOptions", "run_check"]
 
@@ -62,6 +62,7 @@ def run_check(options: CheckOptions) -> list[CheckReport]:
             f"{options.dataset!r} has the splits {', '.join(splits)}, which do not fit into one "
             "file; name the annotation file or the registered dataset that is meant."
         )
+    require_writable_folder(options.output)
     reports = [_check_split(name, splits, options) for name in splits]
     if options.policy == "fail":
         for report in reports:

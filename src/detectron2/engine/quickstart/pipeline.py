@@ -36,7 +36,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventWriter, TensorboardXWriter
-from detectron2.utils.files import atomic_write_text
+from detectron2.utils.files import atomic_write_text, require_writable_folder
 
 __all__ = ["CONFIG_NAME", "QuickstartResult", "quickstart_config", "run_quickstart"]
 
@@ -134,7 +134,7 @@ def run_quickstart(output: str | Path, iterations: int | None = None) -> Quickst
         OSError: `output` cannot be written to.
     """
     output = Path(output).resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable_folder(output)
     watch = _Stopwatch()
     columns = (
         TextColumn("{task.description:<24}"),

@@ -21,8 +21,10 @@ __all__ = ["write_report"]
 
 _MIN_SCORE = 0.5
 _PICTURES_IN_REPORT = 12
-# The drawn images are small; at this size labels leave room for the shapes.
-_PICTURE_SCALE = 4.0
+# The drawn images are small: at this size labels leave room for the shapes, and can still be read
+# in two figures per row of the page.
+_PICTURE_SCALE = 3.0
+_FIGURE_WIDTH = 500
 # The losses a reader looks at, each beside the others of its part of the model.
 _CHARTS = {
     "Total loss": ("total_loss",),
@@ -94,7 +96,7 @@ def _page(
     page.charts(_charts(output / "metrics.json"))
     page.heading("What it sees")
     page.paragraph(f"Detections with a score of at least {_MIN_SCORE}.")
-    page.gallery(figures)
+    page.gallery(figures, _FIGURE_WIDTH)
     page.heading("Where the time went")
     page.table(("step", "seconds"), list(seconds.items()))
     page.heading("Next")
