@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -153,6 +154,36 @@ def dataset_of(photos):
     content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (photos / "dataset.json").write_text(json.dumps(content))
     return photos / "dataset.json"
+
+
+GOOD_ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "does not exist"),
+        ("{", "is no JSON file"),
+        ("{}", "must hold a list of detections, not a dict"),
+        (
+            [GOOD_ROW, {"image_id": 1, "bbox": [1, 2, 3, 4]}],
+            "1 of .* without category_id and score",
+        ),
+        ([{**GOOD_ROW, "category_id": 9}], "category 9; the dataset has 1"),
+        ([{**GOOD_ROW, "image_id": 77}], "no detection of an image of .*dataset.json"),
+    ],
+    ids=["absent", "no JSON", "no list", "incomplete", "category", "other images"],
+)
+def test_predictions_that_cannot_be_drawn_are_explained(
+    run_here, photos, tmp_path, content, sentence
+):
+    if content is not None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "found.json").write_text(text)
+    code, _, err = run_here(
+        "visualize", dataset_of(photos), "--images", photos, "--predictions", "found.json"
+    )
+    assert code == 1 and re.search(sentence, err), err
 
 
 @pytest.mark.parametrize("verb", ["predict", "visualize", "quickstart"])

@@ -149,6 +149,11 @@ def test_missing_and_repeating_lvis_entries(lvis, tmp_path):
     (tmp_path / "twice.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="annotation id 1 repeats"):
         load_lvis_json(str(tmp_path / "twice.json"), "")
+    content = lvis_content()
+    content["annotations"][0]["image_id"] = 99
+    (tmp_path / "lost.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="Annotation 1 in .* belongs to image 99"):
+        load_lvis_json(str(tmp_path / "lost.json"), "")
 
 
 def test_quirk_old_lvis_names_end_in_the_name_of_2017(tmp_path):

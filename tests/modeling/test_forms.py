@@ -93,11 +93,15 @@ def test_suppression_by_a_function_of_somebody_else_keeps_its_form():
         return batched_nms(boxes, scores, groups, threshold)
 
     boxes = torch.tensor([[[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]]])
-    rest = torch.tensor([[0.1, 0.5, 0.3]]), torch.zeros(1, 3, dtype=torch.long)
-    usable = torch.ones(1, 3, dtype=torch.bool)
+    candidates = proposal_utils.Candidates(
+        boxes,
+        logits=torch.tensor([[0.1, 0.5, 0.3]]),
+        groups=torch.zeros(1, 3, dtype=torch.long),
+        usable=torch.ones(1, 3, dtype=torch.bool),
+    )
     with fixed_form(True):
         results = [
-            proposal_utils.suppress(Boxes, nms, boxes, *rest, usable, [(40, 40)], 0.5, 10)[0]
+            proposal_utils.suppress(Boxes, nms, candidates, [(40, 40)], 0.5, 10)[0]
             for nms in (own, batched_nms)
         ]
     assert calls == [3]
@@ -115,14 +119,13 @@ def test_both_forms_of_suppression_keep_the_same_proposals(box_type):
     logits = (torch.rand(2, 40, generator=random) * 20).round()  # many are equal
     groups = torch.tensor([[0], [3]]) + torch.randint(3, (2, 40), generator=random)
     usable = torch.rand(2, 40, generator=random) > 0.2
+    candidates = proposal_utils.Candidates(boxes, logits, groups, usable)
     nms = batched_nms_rotated if is_rotated else batched_nms
     sizes = [(60, 60), (50, 60)]
     counted, fixed = [], []
     for wanted, found in ((False, counted), (True, fixed)):
         with fixed_form(wanted):
-            found += proposal_utils.suppress(
-                box_type, nms, boxes, logits, groups, usable, sizes, 0.3, 8
-            )
+            found += proposal_utils.suppress(box_type, nms, candidates, sizes, 0.3, 8)
     for first, second in zip(counted, fixed, strict=True):
         assert len(first) == 8 and first.image_size == second.image_size
         assert torch.equal(first.proposal_boxes.tensor, second.proposal_boxes.tensor)

@@ -25,43 +25,49 @@ def print_instances_class_histogram(
     Raises:
         ValueError: an annotation's "category_id" is no index into `class_names`.
     """
-    counts = np.zeros(len(class_names), dtype=np.int64)
+    counts = _count_by_class(dataset_dicts, len(class_names))
+    log_first_n(
+        logging.INFO,
+        f"Distribution of instances among all {len(class_names)} categories:\n"
+        f"{_table(counts, class_names)}",
+        key="message",
+        name="detectron2.data.build",  # the address under which it is public
+    )
+
+
+def _count_by_class(dataset_dicts: Sequence[Record], num_classes: int) -> np.ndarray:
+    """(num_classes,) int64."""
+    counts = np.zeros(num_classes, dtype=np.int64)
     for record in dataset_dicts:
         classes = np.asarray(
             [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)],
             dtype=np.int64,
         )
-        wrong = classes[(classes < 0) | (classes >= len(class_names))]
+        wrong = classes[(classes < 0) | (classes >= num_classes)]
         if len(wrong):
             raise ValueError(
                 f"An annotation of {record.get('file_name')!r} has category_id {wrong[0]}, but "
-                f"the dataset has {len(class_names)} classes (thing_classes), so ids run from 0 "
-                f"to {len(class_names) - 1}."
+                f"the dataset has {num_classes} classes (thing_classes), so ids run from 0 "
+                f"to {num_classes - 1}."
             )
-        counts += np.bincount(classes, minlength=len(class_names))
+        counts += np.bincount(classes, minlength=num_classes)
+    return counts
+
+
+def _table(counts: np.ndarray, class_names: Sequence[str]) -> str:
+    """Up to three classes to a line; the total last, if there are several."""
     columns = min(6, 2 * len(class_names))
-    cells: list[Any] = list(
-        itertools.chain.from_iterable(
-            (_short_name(name), int(count)) for name, count in zip(class_names, counts)
-        )
-    )
-    total = int(counts.sum())
+    named = zip(map(_short_name, class_names), counts.tolist())
+    cells: list[Any] = list(itertools.chain.from_iterable(named))
     cells += [None] * (-len(cells) % columns)
     if len(class_names) > 1:
-        cells += ["total", total] + [None] * (columns - 2)
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    table = tabulate(
-        rows,
+        cells += ["total", int(counts.sum())] + [None] * (columns - 2)
+    return tabulate(
+        [cells[i : i + columns] for i in range(0, len(cells), columns)],
         headers=["category", "#instances"] * (columns // 2),
         tablefmt="pipe",
         numalign="left",
         stralign="center",
-    )
-    log_first_n(
-        logging.INFO,
-        f"Distribution of instances among all {len(class_names)} categories:\n{table}",
-        key="message",
-        name="detectron2.data.build",  # the address under which it is public
     )
 
 

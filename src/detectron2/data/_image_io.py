@@ -24,6 +24,7 @@ __all__ = [
     "check_image_size",
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
+    "decode_failure",
     "exif_orientation",
     "open_image",
     "read_image",
@@ -99,15 +100,16 @@ def read_image(file_name: str, format: str | None = None) -> np.ndarray:
     # IndexError, OverflowError, zlib.error ... (tests/data/test_broken_files.py).
     except Exception as e:
         raise UnreadableImageError(
-            f"The image {name!r} cannot be decoded ({_reason(e)}). Replace the file, "
+            f"The image {name!r} cannot be decoded ({decode_failure(e)}). Replace the file, "
             "or remove the image from the dataset."
         ) from e
 
 
-def _reason(error: Exception) -> str:
-    # Pillow's sentence prints the stream object, which means nothing to a reader.
-    unknown = isinstance(error, UnidentifiedImageError)
-    return "it holds no picture of a known format" if unknown else str(error)
+def decode_failure(error: Exception) -> str:
+    """Why an image could not be decoded, for people."""
+    if isinstance(error, UnidentifiedImageError):  # names the stream object and its address
+        return "it holds no picture of a known format"
+    return str(error) or type(error).__name__
 
 
 def open_image(stream: IO[bytes]) -> Image.Image:

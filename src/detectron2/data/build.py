@@ -10,7 +10,6 @@ import functools
 import itertools
 import logging
 import operator
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from detectron2.config import configurable
 from detectron2.data._class_histogram import print_instances_class_histogram
 from detectron2.data._loader_worker import follow_parent, worker_init_reset_seed
 from detectron2.data._loaders_from_config import test_loader_arguments, train_loader_arguments
+from detectron2.data._loading_order import has_its_own_order, in_order
 from detectron2.data._record_selection import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
@@ -33,7 +33,6 @@ from detectron2.data.common import (
     AspectRatioGroupedDataset,
     DatasetFromList,
     MapDataset,
-    ToIterableDataset,
 )
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.data.quarantine import Quarantine
@@ -43,7 +42,7 @@ from detectron2.data.samplers import (
 )
 from detectron2.data.stream import StreamLoader
 from detectron2.structures import BoxMode
-from detectron2.utils.comm import get_rank, get_world_size
+from detectron2.utils.comm import get_world_size
 
 # BoxMode: downstream code imports it from here.
 __all__ = [
@@ -109,26 +108,21 @@ def get_detection_dataset_dicts(
     loaded = _load_datasets(names, check, check_against, check_output)
     if isinstance(loaded[0], torchdata.Dataset):
         return loaded[0] if len(loaded) == 1 else torchdata.ConcatDataset(loaded)
-    for name, records in zip(names, loaded):
-        if len(records) == 0:
-            raise ValueError(
-                f"The dataset {name!r} has no images. Check the annotation file and the image "
-                "folder that it was registered with."
-            )
     if proposal_files is not None:
         loaded = _with_proposals(loaded, proposal_files)
     dataset_dicts = list(itertools.chain.from_iterable(loaded))
-    has_instances = "annotations" in dataset_dicts[0]
-    if filter_empty and has_instances:
+    if "annotations" not in dataset_dicts[0]:
+        return dataset_dicts
+    if filter_empty:
         dataset_dicts = filter_images_with_only_crowd_annotations(dataset_dicts)
-    if min_keypoints > 0 and has_instances:
+    if min_keypoints > 0:
         dataset_dicts = filter_images_with_few_keypoints(dataset_dicts, min_keypoints)
     if not dataset_dicts:
         raise ValueError(
             f"No image of {', '.join(names)} has usable annotations, so none is left to use. Check "
             "the annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS (filter_empty) to False."
         )
-    if check_consistency and has_instances:
+    if check_consistency:
         _check_classes(dataset_dicts, names)
     return dataset_dicts
 
@@ -136,12 +130,27 @@ def get_detection_dataset_dicts(
 def _load_datasets(
     names: Sequence[str], check: str, check_against: Sequence[str], check_output: str | None
 ) -> list[Any]:
-    """Records of each dataset, or a torch dataset where that is what its loader returns."""
-    if not check:
-        return [DatasetCatalog.get(name) for name in names]
-    from detectron2.data.check import load_checked
+    """Records of each dataset, or torch datasets where that is what the first loader returns.
 
-    return [load_checked(n, check, against=check_against, output_dir=check_output) for n in names]
+    Raises:
+        ValueError: a list of records is empty.
+    """
+    if check:
+        from detectron2.data.check import load_checked
+
+        loaded = [
+            load_checked(name, check, against=check_against, output_dir=check_output)
+            for name in names
+        ]
+    else:
+        loaded = [DatasetCatalog.get(name) for name in names]
+    for name, records in zip(names, loaded):
+        if not isinstance(loaded[0], torchdata.Dataset) and len(records) == 0:
+            raise ValueError(
+                f"The dataset {name!r} has no images. Check the annotation file and the image "
+                "folder that it was registered with."
+            )
+    return loaded
 
 
 def _with_proposals(loaded: Sequence[Sequence[Record]], proposal_files: Sequence[str]) -> list[Any]:
@@ -201,24 +210,12 @@ def build_batch_data_loader(
     """
     batch_size = _batch_size_per_process(total_batch_size, single_gpu_batch_size)
     logger.info("Making batched data loader with batch_size=%d", batch_size)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise ValueError("An iterable dataset has its own order; sampler must be None.")
-    else:
-        dataset = ToIterableDataset(
-            dataset,
-            sampler,
-            # Workers take turns: with these chunks the order does not depend on their number.
-            shard_chunk_size=1 if aspect_ratio_grouping else batch_size,
-            seed=random.getrandbits(31) if seed is None else seed + get_rank(),
-        )
-    generator = None
-    if seed is not None:
-        generator = torch.Generator()
-        generator.manual_seed(seed)
+    # Workers take turns: with these chunks the order does not depend on their number.
+    chunk_size = 1 if aspect_ratio_grouping else batch_size
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
     make_loader = functools.partial(
         StreamLoader,
-        dataset,
+        in_order(dataset, sampler, chunk_size, seed),
         num_workers=num_workers,
         worker_init_fn=worker_init_reset_seed,
         # Without workers there is nothing to prefetch, and PyTorch rejects the argument.
@@ -301,23 +298,19 @@ def build_detection_train_loader(
     """
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
-    iterable = isinstance(dataset, torchdata.IterableDataset)
+    iterable = has_its_own_order(dataset, sampler)
     if not iterable and hasattr(mapper, "use_dataset"):
         mapper.use_dataset(dataset)
     if mapper is not None:
         size = 0 if iterable else len(dataset)
         quarantine = Quarantine(size, unreadable_budget, unreadable_list)
         dataset = MapDataset(dataset, mapper, quarantine=quarantine)
-    if iterable:
-        if sampler is not None:
-            raise ValueError("An iterable dataset has its own order; sampler must be None.")
-    else:
-        if sampler is None:
-            sampler = TrainingSampler(len(dataset))
-        if not isinstance(sampler, Sampler):
-            raise TypeError(
-                f"sampler must be a torch.utils.data.Sampler, got {type(sampler).__name__}."
-            )
+    if not iterable and sampler is None:
+        sampler = TrainingSampler(len(dataset))
+    if not iterable and not isinstance(sampler, Sampler):
+        raise TypeError(
+            f"sampler must be a torch.utils.data.Sampler, got {type(sampler).__name__}."
+        )
     return build_batch_data_loader(
         dataset,
         sampler,
@@ -370,10 +363,7 @@ def build_detection_test_loader(
         dataset = DatasetFromList(dataset, copy=False)
     if mapper is not None:
         dataset = MapDataset(dataset, mapper)
-    if isinstance(dataset, torchdata.IterableDataset):
-        if sampler is not None:
-            raise ValueError("An iterable dataset has its own order; sampler must be None.")
-    elif sampler is None:
+    if not has_its_own_order(dataset, sampler) and sampler is None:
         sampler = InferenceSampler(len(dataset))
     return torchdata.DataLoader(
         dataset,

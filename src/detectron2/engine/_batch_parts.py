@@ -102,7 +102,9 @@ def _without_exchange(model: Any, wanted: bool) -> Iterator[None]:
             yield
     elif wanted and hasattr(model, "set_requires_gradient_sync"):  # sharded
         model.set_requires_gradient_sync(False)
-        yield
-        model.set_requires_gradient_sync(True)
+        try:
+            yield
+        finally:  # also when memory runs out
+            model.set_requires_gradient_sync(True)
     else:
         yield

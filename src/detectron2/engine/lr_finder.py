@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,8 @@ __all__ = ["LearningRates", "find_learning_rate"]
 
 logger = logging.getLogger(__name__)
 
-_SMOOTHING = 0.8
-"""Weight of the past in the average of the losses."""
-
-_DIVERGED = 3.0
-"""Times the smallest loss, above which the rate is too high."""
+_SMOOTHING = 0.8  # weight of the past in the average of the losses
+_DIVERGED = 3.0  # times the smallest loss, above which the rate is too high
 
 
 @dataclass(frozen=True)
@@ -67,24 +64,16 @@ def find_learning_rate(
     if not 0 < lowest < highest or steps < 2:
         raise ValueError(f"Cannot try {steps} learning rates from {lowest} to {highest}.")
     saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    largest = max(group["lr"] for group in optimizer.param_groups)
-    shares = [group["lr"] / largest for group in optimizer.param_groups]
+    planned = [lowest * (highest / lowest) ** (step / (steps - 1)) for step in range(steps)]
     rates: list[float] = []
     losses: list[float] = []
     try:
-        with EventStorage():
-            for number, batch in zip(range(steps), data_loader):
-                rate = lowest * (highest / lowest) ** (number / (steps - 1))
-                for group, share in zip(optimizer.param_groups, shares, strict=True):
-                    group["lr"] = rate * share
-                loss = _step(model, batch, optimizer)
-                if not math.isfinite(loss):
-                    break
-                past = losses[-1] if losses else loss
-                rates.append(rate)
-                losses.append(_SMOOTHING * past + (1 - _SMOOTHING) * loss)
-                if losses[-1] > _DIVERGED * min(losses):
-                    break
+        for rate, loss in _losses_at(planned, model, data_loader, optimizer):
+            past = losses[-1] if losses else loss
+            rates.append(rate)
+            losses.append(_SMOOTHING * past + (1 - _SMOOTHING) * loss)
+            if losses[-1] > _DIVERGED * min(losses):
+                break
     finally:
         model.load_state_dict(saved[0])
         optimizer.load_state_dict(saved[1])
@@ -93,6 +82,25 @@ def find_learning_rate(
     result = LearningRates(rates, losses, _steepest(rates, losses))
     logger.info("The loss falls steepest at learning rate %.3g.", result.suggested)
     return result
+
+
+def _losses_at(
+    rates: list[float],
+    model: nn.Module,
+    data_loader: Iterable[Any],
+    optimizer: torch.optim.Optimizer,
+) -> Iterator[tuple[float, float]]:
+    """(rate, loss) of a training step at each rate, until a loss is not finite."""
+    largest = max(group["lr"] for group in optimizer.param_groups)
+    shares = [group["lr"] / largest for group in optimizer.param_groups]
+    for rate, batch in zip(rates, data_loader):
+        for group, share in zip(optimizer.param_groups, shares, strict=True):
+            group["lr"] = rate * share
+        with EventStorage():
+            loss = _step(model, batch, optimizer)
+        if not math.isfinite(loss):
+            return
+        yield rate, loss
 
 
 def _step(model: nn.Module, batch: Any, optimizer: torch.optim.Optimizer) -> float:

@@ -22,6 +22,8 @@ from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["draw_record", "result_rows_to_instances", "visualize_dataset"]
 
+_RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
+
 
 def visualize_dataset(
     dataset: str,
@@ -45,16 +47,25 @@ def visualize_dataset(
 
     Raises:
         FileNotFoundError: a file is absent.
-        ValueError: `predictions` is no list of COCO results, or a folder is not recognised.
+        ValueError: `predictions` is no list of COCO results or is that of another dataset, or a
+            folder is not recognised.
+        OSError: `output` cannot be written to.
     """
     names = open_dataset(dataset, image_root).names
     require_writable_folder(output)
+    splits = {split: DatasetCatalog.get(name) for split, name in names.items()}
     found = None if predictions is None else _results_by_image(predictions)
+    images = {record["image_id"] for records in splits.values() for record in records}
+    if found and images.isdisjoint(found):
+        raise ValueError(
+            f"{str(predictions)!r} has no detection of an image of {dataset!r}; the image ids of "
+            "the two do not match."
+        )
     count = 0
-    for split, name in names.items():
-        metadata = MetadataCatalog.get(name)
+    for split, records in splits.items():
+        metadata = MetadataCatalog.get(names[split])
         folder = output / split if len(names) > 1 else output
-        for record in DatasetCatalog.get(name)[: None if limit is None else limit - count]:
+        for record in records[: None if limit is None else limit - count]:
             rows = None
             if found is not None:
                 rows = [row for row in found[record["image_id"]] if row["score"] >= min_score]
@@ -104,12 +115,20 @@ def result_rows_to_instances(
             all or in none, segmentation (RLE).
         image_size: (H, W) in pixels.
         metadata: with `thing_dataset_id_to_contiguous_id`.
+
+    Raises:
+        ValueError: a detection is of a category that the dataset does not have.
     """
     from hotcoco import mask as coco_mask
 
     rows = list(rows)
     classes = range(len(metadata.thing_classes))
     ids = metadata.get("thing_dataset_id_to_contiguous_id", {i: i for i in classes})
+    if unknown := {row["category_id"] for row in rows} - ids.keys():
+        raise ValueError(
+            f"There are detections of category {', '.join(map(str, unknown))}; the dataset has "
+            f"{', '.join(map(str, ids))}."
+        )
     boxes = [BoxMode.convert(row["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for row in rows]
     instances = Instances(image_size)
     instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
@@ -122,13 +141,28 @@ def result_rows_to_instances(
 
 
 def _results_by_image(path: Path) -> dict[Any, list[dict[str, Any]]]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    """Rows of a COCO result file by image id.
+
+    Raises:
+        FileNotFoundError, ValueError: it does not exist, or is no such file.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"The file of predictions {str(path)!r} does not exist.") from None
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON file: {error}.") from error
     if not isinstance(rows, list):
         raise ValueError(
             f"{str(path)!r} is no COCO result file: it must hold a list of detections, "
             f"not a {type(rows).__name__}."
         )
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for number, row in enumerate(rows):
+        missing = [key for key in _RESULT_KEYS if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise ValueError(
+                f"Detection {number} of {str(path)!r} is without {' and '.join(missing)}."
+            )
         by_image[row["image_id"]].append(row)
     return by_image

@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["LRMultiplier", "WarmupCosineLR", "WarmupMultiStepLR", "WarmupParamScheduler"]
+__all__ = [
+    "LRMultiplier",
+    "WarmupCosineLR",
+    "WarmupMultiStepLR",
+    "WarmupParamScheduler",
+    "WarmupScheduler",
+]
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
@@ -107,7 +113,46 @@ class LRMultiplier(LRScheduler):
         return [base_lr * factor for base_lr in self.base_lrs]
 
 
-class WarmupMultiStepLR(LRScheduler):
+class WarmupScheduler(LRScheduler):
+    """Multiplies the first learning rate by the warm-up's factor and that of a subclass."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_factor: float,
+        warmup_iters: int,
+        warmup_method: str,
+        last_epoch: int,
+    ) -> None:
+        """
+        Args:
+            warmup_factor: factor of the first iteration.
+            warmup_iters: length of the warm-up.
+            warmup_method: "linear" or "constant".
+            last_epoch: last finished iteration; -1 begins at the start.
+        """
+        self.warmup_factor = warmup_factor
+        self.warmup_iters = warmup_iters
+        self.warmup_method = warmup_method
+        super().__init__(optimizer, last_epoch)
+
+    def decay(self) -> float:
+        """Factor at the iteration `last_epoch`, apart from the warm-up."""
+        raise NotImplementedError
+
+    def warmup(self) -> float:
+        """Factor of the warm-up at the iteration `last_epoch`."""
+        return _get_warmup_factor_at_iter(
+            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
+        )
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Learning rate of every group at the current iteration."""
+        warmup, decay = self.warmup(), self.decay()
+        return [base_lr * warmup * decay for base_lr in self.base_lrs]
+
+
+class WarmupMultiStepLR(WarmupScheduler):
     """Multiplies by `gamma` at every milestone.
 
     Kept for configs that name it; `LRMultiplier` over a `WarmupParamScheduler` does the same.
@@ -134,21 +179,13 @@ class WarmupMultiStepLR(LRScheduler):
             raise ValueError(f"Milestones must ascend, but they are {list(milestones)}.")
         self.milestones = milestones
         self.gamma = gamma
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of every group at the current iteration."""
-        decay = self.gamma ** bisect_right(self.milestones, self.last_epoch)
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
-        return [base_lr * warmup * decay for base_lr in self.base_lrs]
+    def decay(self) -> float:
+        return self.gamma ** bisect_right(self.milestones, self.last_epoch)
 
 
-class WarmupCosineLR(LRScheduler):
+class WarmupCosineLR(WarmupScheduler):
     """Follows half a cosine from the first learning rate down to zero.
 
     Kept for configs that name it; `LRMultiplier` over a `WarmupParamScheduler` does the same.
@@ -168,19 +205,11 @@ class WarmupCosineLR(LRScheduler):
             max_iters: iterations until the learning rate is zero.
         """
         self.max_iters = max_iters
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of every group at the current iteration."""
+    def decay(self) -> float:
         # SGDR paper (arXiv:1608.03983), eq. (5) with one period and a minimum of zero.
-        decay = 0.5 * (1.0 + math.cos(math.pi * self.last_epoch / self.max_iters))
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
-        return [base_lr * warmup * decay for base_lr in self.base_lrs]
+        return 0.5 * (1.0 + math.cos(math.pi * self.last_epoch / self.max_iters))
 
 
 def _get_warmup_factor_at_iter(

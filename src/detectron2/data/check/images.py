@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detectron2.data._image_io import ARRAY_SUFFIX, exif_orientation, open_image, read_image
+from detectron2.data._image_io import (
+    ARRAY_SUFFIX,
+    decode_failure,
+    exif_orientation,
+    open_image,
+    read_image,
+)
 from detectron2.utils.file_io import PathManager
 
 __all__ = ["ImageFacts", "inspect_image", "inspect_images"]
@@ -114,7 +120,7 @@ def _inspect_picture(path: str, data: bytes, digest: str) -> ImageFacts:
     except Exception as error:
         truncated = "truncated" in str(error) or not data
         ending = "ends too early" if truncated else "cannot be decoded"
-        detail = str(error) or type(error).__name__
+        detail = decode_failure(error)
         return ImageFacts(
             "truncated-image" if truncated else "unreadable-image",
             f"The image {path!r} {ending} ({len(data)} bytes: {detail}).".replace("\n", " "),

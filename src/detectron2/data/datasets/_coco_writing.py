@@ -40,10 +40,9 @@ def to_coco_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
 def annotation_area(annotation: dict[str, Any], box: np.ndarray) -> float:
     """Area of the segmentation, else of the box, which is XYWH or XYWHA; in pixels."""
     segmentation = annotation.get("segmentation")
+    if segmentation is None and len(box) == 5:
+        return float(RotatedBoxes([box.tolist()]).area()[0])
     if segmentation is None:
-        area = RotatedBoxes([box.tolist()]) if len(box) == 5 else None
-        if area is not None:
-            return float(area.area()[0])
         x, y, w, h = box.tolist()
         return float(Boxes([[x, y, x + w, y + h]]).area()[0])
     if isinstance(segmentation, list):

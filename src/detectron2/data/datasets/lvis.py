@@ -58,7 +58,8 @@ def load_lvis_json(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: ids repeat, or a segmentation is empty or no list of polygons.
+        ValueError: ids repeat, an annotation is of no image of the file, or a segmentation is
+            empty or no list of polygons.
     """
     try:
         content = parsed(json_file, lambda: _parse(json_file))
@@ -71,13 +72,7 @@ def load_lvis_json(
     if dataset_name is not None:
         contiguous = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     images = sorted(content["images"], key=lambda image: image["id"])
-    annotations_of: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in images}
-    ids = set()
-    for annotation in content.get("annotations", []):
-        if annotation["id"] in ids:
-            raise ValueError(f"The annotation id {annotation['id']} repeats in {json_file!r}.")
-        ids.add(annotation["id"])
-        annotations_of[annotation["image_id"]].append(annotation)
+    annotations_of = _annotations_by_image(content, json_file)
     logger.info("Loaded %d images in LVIS format from %s", len(images), json_file)
     keys = list(extra_annotation_keys or [])
     return [
@@ -95,6 +90,25 @@ def load_lvis_json(
         }
         for image in images
     ]
+
+
+def _annotations_by_image(
+    content: dict[str, Any], json_file: str
+) -> dict[int, list[dict[str, Any]]]:
+    by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+    ids = set()
+    for annotation in content.get("annotations", []):
+        number, image = annotation["id"], annotation["image_id"]
+        if number in ids:
+            raise ValueError(f"The annotation id {number} repeats in {json_file!r}.")
+        if image not in by_image:
+            raise ValueError(
+                f"Annotation {number} in {json_file!r} belongs to image {image}, which is not "
+                "among the file's images."
+            )
+        ids.add(number)
+        by_image[image].append(annotation)
+    return by_image
 
 
 def _parse(json_file: str) -> Any:

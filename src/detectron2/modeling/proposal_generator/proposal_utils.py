@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ __all__ = [
 # Ground truth gets the logit of objectness 1 - 1e-10.
 _GROUND_TRUTH_LOGIT = math.log((1.0 - 1e-10) / (1 - (1.0 - 1e-10)))
 
+# Boxes, scores, group of each box and IoU -> indices of what stays, by descending score.
+NMS = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 # What `nms_topk` computes; other code may put functions of its own in their places.
 _KNOWN_NMS = (nms_of_layers, rotated_nms_of_layers)
 
@@ -62,12 +65,26 @@ def find_top_rpn_proposals(
     Raises:
         FloatingPointError: in training, a box or logit is infinite or NaN.
     """
-    boxes, logits, groups, usable = clipped_candidates(
+    candidates = clipped_candidates(
         proposals, pred_objectness_logits, image_sizes, pre_nms_topk, min_box_size, training
     )
-    return suppress(
-        Boxes, batched_nms, boxes, logits, groups, usable, image_sizes, nms_thresh, post_nms_topk
-    )
+    return suppress(Boxes, batched_nms, candidates, image_sizes, nms_thresh, post_nms_topk)
+
+
+class Candidates(NamedTuple):
+    """Predicted boxes of N images that suppression chooses from, K of each image.
+
+    Attributes:
+        boxes: (N, K, B).
+        logits: (N, K).
+        groups: (N, K) int64; only boxes of one group suppress each other.
+        usable: (N, K) False for boxes to leave out.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+    groups: Tensor
+    usable: Tensor
 
 
 def clipped_candidates(
@@ -77,18 +94,16 @@ def clipped_candidates(
     topk: int,
     min_box_size: float,
     training: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Candidates:
     """What enters the suppression of `find_top_rpn_proposals`, whose arguments these are.
 
-    Returns:
-        (N, K, 4) boxes inside of their images, (N, K) logits and groups as in
-        `best_of_each_level`, and (N, K) False for boxes to leave out.
+    The boxes, (N, K, 4), are inside of their images.
     """
     boxes, best_logits, groups = best_of_each_level(proposals, logits, topk)
     usable = finite_predictions(boxes, best_logits, training)
     boxes = _clip_to_images(boxes, image_sizes)
     usable &= (boxes[..., 2:] - boxes[..., :2] > min_box_size).all(dim=-1)
-    return boxes, best_logits, groups, usable
+    return Candidates(boxes, best_logits, groups, usable)
 
 
 def keep_best_anchors(
@@ -173,11 +188,8 @@ def finite_predictions(boxes: Tensor, logits: Tensor, training: bool) -> Tensor:
 
 def _suppress_in_places(
     box_type: type[Boxes] | type[RotatedBoxes],
-    nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
-    boxes: Tensor,
-    logits: Tensor,
-    groups: Tensor,
-    usable: Tensor,
+    nms: NMS,
+    candidates: Candidates,
     image_sizes: Sequence[tuple[int, int]],
     nms_thresh: float,
     post_nms_topk: int,
@@ -185,13 +197,13 @@ def _suppress_in_places(
     """`suppress` for which the host waits once: for the number of proposals of every image."""
     if nms not in _KNOWN_NMS:
         return NotImplemented
-    places = min(post_nms_topk, boxes.shape[1])
-    kept, counts = nms_topk(boxes, logits, groups, usable, nms_thresh, places)
+    places = min(post_nms_topk, candidates.boxes.shape[1])
+    kept, counts = nms_topk(*candidates, nms_thresh, places)
     result = []
     for index, (image_size, count) in enumerate(zip(image_sizes, counts.tolist(), strict=True)):
         rows = kept[index, :count]
-        chosen = Instances(image_size, proposal_boxes=box_type(boxes[index][rows]))
-        chosen.objectness_logits = logits[index][rows]
+        chosen = Instances(image_size, proposal_boxes=box_type(candidates.boxes[index][rows]))
+        chosen.objectness_logits = candidates.logits[index][rows]
         result.append(chosen)
     return result
 
@@ -199,11 +211,8 @@ def _suppress_in_places(
 @in_two_forms(fixed=_suppress_in_places)
 def suppress(
     box_type: type[Boxes] | type[RotatedBoxes],
-    nms: Callable[[Tensor, Tensor, Tensor, float], Tensor],
-    boxes: Tensor,
-    logits: Tensor,
-    groups: Tensor,
-    usable: Tensor,
+    nms: NMS,
+    candidates: Candidates,
     image_sizes: Sequence[tuple[int, int]],
     nms_thresh: float,
     post_nms_topk: int,
@@ -212,18 +221,14 @@ def suppress(
 
     Args:
         box_type: class of the result's boxes.
-        nms: called with boxes, scores, group of each box, and IoU.
-        boxes: (N, K, B).
-        logits: (N, K).
-        groups: (N, K) int64; only boxes of one group suppress each other.
-        usable: (N, K) False for candidates to leave out.
+        candidates: of all images.
         image_sizes: (height, width) of each image.
         nms_thresh: IoU above which the lower of two boxes goes.
         post_nms_topk: boxes per image at the end.
     """
-    images, columns = usable.nonzero(as_tuple=True)
-    boxes, logits = boxes[images, columns], logits[images, columns]
-    keep = nms(boxes, logits, groups[images, columns], nms_thresh)
+    images, columns = candidates.usable.nonzero(as_tuple=True)
+    boxes, logits = candidates.boxes[images, columns], candidates.logits[images, columns]
+    keep = nms(boxes, logits, candidates.groups[images, columns], nms_thresh)
     keep_of_image = _split_by_image(keep, images, len(image_sizes), post_nms_topk)
     return [
         Instances(image_size, proposal_boxes=box_type(boxes[kept]), objectness_logits=logits[kept])

@@ -16,6 +16,7 @@ from detectron2.layers import cat as cat  # part of this module's address
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.proposal_utils import (
+    Candidates,
     best_of_each_level,
     finite_predictions,
     suppress,
@@ -66,16 +67,9 @@ def find_top_rrpn_proposals(
         clipped.append(rotated.tensor)
     boxes = torch.stack(clipped)
     usable &= (boxes[..., 2:4] > min_box_size).all(dim=-1)
+    candidates = Candidates(boxes, logits, groups, usable)
     return suppress(
-        RotatedBoxes,
-        batched_nms_rotated,
-        boxes,
-        logits,
-        groups,
-        usable,
-        image_sizes,
-        nms_thresh,
-        post_nms_topk,
+        RotatedBoxes, batched_nms_rotated, candidates, image_sizes, nms_thresh, post_nms_topk
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fvcore.nn import weight_init
@@ -16,6 +17,7 @@ __all__ = [
     "averaged_window",
     "conv",
     "crop_size",
+    "decoder_stage",
     "pixel_loss",
     "predictor",
     "separable_convs",
@@ -119,6 +121,31 @@ def separable_convs(
         activation1=F.relu,
         norm2=norm,
         activation2=F.relu,
+    )
+
+
+def decoder_stage(
+    in_channels: int,
+    reduced: int,
+    coarser: int,
+    out_channels: int,
+    norm: Any,
+    fuse: Callable[[int, int, int, Any], nn.Module],
+) -> nn.ModuleDict:
+    """What the decoder does with one feature.
+
+    Args:
+        in_channels: of the feature.
+        reduced: what `project_conv` reduces them to.
+        coarser: channels of the decoder so far, which come beside them.
+        out_channels: of the decoder after this feature.
+        fuse: `two_convs` or `separable_convs`.
+    """
+    return nn.ModuleDict(
+        {
+            "project_conv": conv(in_channels, reduced, 1, norm),
+            "fuse_conv": fuse(reduced + coarser, out_channels, out_channels, norm),
+        }
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.optim import Optimizer
 
-from detectron2.solver.lr_scheduler import LRScheduler, _get_warmup_factor_at_iter
+from detectron2.solver.lr_scheduler import WarmupScheduler
 
 __all__ = ["WarmupPolyLR"]
 
 
-class WarmupPolyLR(LRScheduler):
+class WarmupPolyLR(WarmupScheduler):
     """Multiplies the first learning rate by ``(1 - iteration / max_iters) ** power``.
 
     During the warm-up a second factor multiplies that. Step it once per iteration.
@@ -39,22 +38,13 @@ class WarmupPolyLR(LRScheduler):
                 reach zero.
         """
         self.max_iters = max_iters
-        self.warmup_factor = warmup_factor
-        self.warmup_iters = warmup_iters
-        self.warmup_method = warmup_method
         self.power = power
         self.constant_ending = constant_ending
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, warmup_factor, warmup_iters, warmup_method, last_epoch)
 
-    def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of every group at the current iteration."""
-        warmup = _get_warmup_factor_at_iter(
-            self.warmup_method, self.last_epoch, self.warmup_iters, self.warmup_factor
-        )
+    def decay(self) -> float:
         # One step more than max_iters is asked for at the very end; it must not turn negative,
         # whose power would be complex.
         remaining = max(1.0 - self.last_epoch / self.max_iters, 0.0)
-        factor = warmup * remaining**self.power
-        if self.last_epoch >= self.warmup_iters:
-            factor = max(factor, self.constant_ending)
-        return [base_lr * factor for base_lr in self.base_lrs]
+        is_warm = self.last_epoch >= self.warmup_iters
+        return max(remaining**self.power, self.constant_ending if is_warm else 0.0)

@@ -15,8 +15,8 @@ from detectron2.modeling.meta_arch.semantic_seg import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab.config import DEEPLAB_V3_HEAD, DEEPLAB_V3_PLUS_HEAD
 from detectron2.projects.deeplab.head_parts import (
     averaged_window,
-    conv,
     crop_size,
+    decoder_stage,
     pixel_loss,
     predictor,
     separable_convs,
@@ -193,15 +193,14 @@ class DeepLabV3PlusHead(nn.Module):
             use_depthwise_separable_conv=use_depthwise_separable_conv,
         )
         fuse = separable_convs if use_depthwise_separable_conv else two_convs
-        self.decoder = nn.ModuleDict()
-        for i, (name, shape) in enumerate(by_stride[:-1]):
-            joined = project_channels[i] + decoder_channels[i + 1]
-            self.decoder[name] = nn.ModuleDict(
-                {
-                    "project_conv": conv(shape.channels, project_channels[i], 1, norm),
-                    "fuse_conv": fuse(joined, decoder_channels[i], decoder_channels[i], norm),
-                }
-            )
+        self.decoder = nn.ModuleDict(
+            {
+                name: decoder_stage(shape.channels, reduced, coarser, channels, norm, fuse)
+                for (name, shape), reduced, channels, coarser in zip(
+                    by_stride[:-1], project_channels, decoder_channels, decoder_channels[1:]
+                )
+            }
+        )
         self.decoder[self.in_features[-1]] = nn.ModuleDict(
             {"project_conv": pyramid, "fuse_conv": None}
         )

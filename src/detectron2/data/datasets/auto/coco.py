@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.data.datasets.auto.folder import (
     ALL,
@@ -78,50 +78,58 @@ def dataset_of_files(
     Raises:
         ValueError: a file is not in COCO's format, or its images are not to be found.
     """
-    categories, roots, lists = {}, {}, set()
-    metadata: dict[str, Any] = {}
-    rotated = False
-    for split, path in files.items():
-        content = read_json(path)
-        try:
-            _check(content)
-        except ValueError as e:
-            raise ValueError(
-                f"{e} `detectron2 dataset check {folder}` lists everything that is wrong."
-            ) from e
-        metadata = metadata or _keypoints(content)
-        rotated = rotated or _is_rotated(content)
-        categories[split] = _categories(content)
-        roots[split] = image_root or _image_root(content, path, folder, split)
-        lists.add(tuple(categories[split].items()))
+    parts = {split: _part(folder, split, path, image_root) for split, path in files.items()}
     # Classes of all splits; the order of ids of the first split comes first.
-    classes = list(dict.fromkeys(name for ids in categories.values() for name in ids.values()))
+    classes = list(
+        dict.fromkeys(name for part in parts.values() for name in part.categories.values())
+    )
     if not classes:
         raise ValueError(f"{str(next(iter(files.values())))!r} lists no categories.")
+    agree = len({tuple(part.categories.items()) for part in parts.values()}) == 1
     split_metadata: dict[str, dict[str, Any]] = {}
     splits = {}
-    for split, path in files.items():
-        id_map = {i: classes.index(name) for i, name in categories[split].items()}
+    for split, part in parts.items():
+        id_map = {i: classes.index(name) for i, name in part.categories.items()}
         split_metadata[split] = {
-            "image_root": str(roots[split]),
+            "image_root": str(part.image_root),
             "thing_dataset_id_to_contiguous_id": id_map,
         }
-        if len(lists) == 1 and len(id_map) == len(classes):
-            split_metadata[split]["json_file"] = str(path)
-        splits[split] = functools.partial(_read, path, roots[split], id_map)
-    notes = []
-    if len(lists) > 1:
-        notes.append("The files of the splits list different categories; classes go by name.")
+        if agree:
+            split_metadata[split]["json_file"] = str(part.path)
+        splits[split] = functools.partial(_read, part.path, part.image_root, id_map)
+    different = "The files of the splits list different categories; classes go by name."
     return FolderDataset(
         folder=folder,
         format="COCO",
         classes=classes,
         splits=splits,
-        metadata=metadata,
+        metadata=next((part.metadata for part in parts.values() if part.metadata), {}),
         split_metadata=split_metadata,
-        notes=notes,
-        rotated=rotated,
+        notes=[] if agree else [different],
+        rotated=any(part.rotated for part in parts.values()),
     )
+
+
+class _Part(NamedTuple):
+    """What one COCO file says; categories by their ids."""
+
+    path: Path
+    image_root: Path
+    categories: dict[Any, str]
+    metadata: dict[str, Any]
+    rotated: bool
+
+
+def _part(folder: Path, split: str, path: Path, image_root: Path | None) -> _Part:
+    content = read_json(path)
+    try:
+        _check(content)
+    except ValueError as e:
+        raise ValueError(
+            f"{e} `detectron2 dataset check {folder}` lists everything that is wrong."
+        ) from e
+    root = image_root or _image_root(content, path, folder, split)
+    return _Part(path, root, _categories(content), _keypoints(content), _is_rotated(content))
 
 
 def _is_instance_file(path: Path) -> bool:
