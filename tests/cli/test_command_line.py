@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from detectron2 import model_zoo
 from detectron2.cli.main import main
+from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
 SMALL_MODEL = "Quickstart/mask_rcnn_R_50_narrow_FPN.yaml"
@@ -135,6 +138,10 @@ def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path)
         (("predict", ".", "--random-weights"), "holds no image"),
         (("train", "COCO-Detection/faster_rcn_R_50_FPN_1x.yaml"), "faster_rcnn_R_50_FPN_1x.yaml"),
         (("train", SMALL_MODEL, "--train-data", "a.json", "b"), "'a.json' does not exist"),
+        (("train", SMALL_MODEL, "--train-data", "list.json", "."), "it holds a list"),
+        (("train", SMALL_MODEL, "--train-data", "text.json", "."), "is no JSON file"),
+        (("train", SMALL_MODEL, "--train-data", "names.json", "."), "entries with 'id' and 'name'"),
+        (("eval", SMALL_MODEL, "--weights", "gone.pth"), "'gone.pth' not found"),
         (("train", SMALL_MODEL, "--set", "SOLVER.BASE_LRR=1"), "SOLVER.BASE_LR"),
         (("train", "--data", "."), "No dataset is recognised"),
         (("train",), "Name a config"),
@@ -143,7 +150,10 @@ def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path)
         (("zoo", "list", "--task", "poetry"), "'poetry'"),
     ],
 )
-def test_mistakes_are_one_sentence_without_traceback(run_here, arguments, sentence):
+def test_mistakes_are_one_sentence_without_traceback(run_here, tmp_path, arguments, sentence):
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "text.json").write_text("{")
+    (tmp_path / "names.json").write_text('{"images": [], "categories": ["cat"]}')
     code, _, err = run_here(*arguments)
     assert code == 1 and err.startswith("error: ") and sentence in err
 
@@ -154,6 +164,15 @@ def dataset_of(photos):
     content = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (photos / "dataset.json").write_text(json.dumps(content))
     return photos / "dataset.json"
+
+
+def test_a_bare_assertion_is_no_mistake_of_the_user(run_here, monkeypatch):
+    def broken(_):
+        raise AssertionError
+
+    monkeypatch.setattr("detectron2.engine.predict_command.find_images", broken)
+    with pytest.raises(AssertionError):
+        run_here("predict", "a.jpg")
 
 
 GOOD_ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.9}
@@ -258,6 +277,7 @@ def test_zoo_downloads_to_the_cache_and_prints_where(run_here, monkeypatch):
         (("train", "open.py"), "'open.py' is no valid Python, line 1"),
         (("train", "wrong.py"), "'wrong.py', line 2: AttributeError"),
         (("train", "newer.yaml"), "'newer.yaml' is of VERSION 3"),
+        (("train", "heir.yaml"), "'heir.yaml' names 'gone.yaml' as its _BASE_"),
         (("eval", "broken.yaml", "--weights", "x.pth"), "'broken.yaml' is no valid YAML, line 2"),
     ],
 )
@@ -266,10 +286,27 @@ def test_mistakes_around_models_and_configs_are_one_sentence(
 ):
     (tmp_path / "open.py").write_text("x = (1,\n")
     (tmp_path / "wrong.py").write_text("x = 1\ny = x.z\n")
+    (tmp_path / "heir.yaml").write_text("_BASE_: gone.yaml\n")
     (tmp_path / "newer.yaml").write_text("VERSION: 3\n")
     (tmp_path / "broken.yaml").write_text("A: [1\nB: 2\n")
     code, _, err = run_here(*arguments)
     assert code == 1 and err.startswith("error: ") and sentence in err
+
+
+def test_weights_that_cannot_predict_are_refused_without_traceback(run_here, photos, tmp_path):
+    cfg = model_zoo.get_config(SMALL_MODEL)
+    cfg.MODEL.DEVICE = "cpu"
+    state = build_model(cfg).state_dict()
+    weight = "roi_heads.box_predictor.cls_score.weight"
+    torch.save({"model": {**state, weight: state[weight][:4]}}, tmp_path / "three.pth")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"model": print}))
+    for name, sentence in {
+        "three.pth": "three.pth' does not fit this config.*NUM_CLASSES",
+        "evil.pkl": "builtins.print, which could run code",
+        "photos/colour.jpg": "colour.jpg' is no checkpoint",
+    }.items():
+        code, _, err = run_here("predict", photos, "--config", SMALL_MODEL, "--weights", name)
+        assert code == 1 and "Traceback" not in err and re.search(f"error: .*{sentence}", err), err
 
 
 def test_weights_of_another_architecture_are_refused_before_the_first_image(photos, tmp_path):

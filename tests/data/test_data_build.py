@@ -114,8 +114,10 @@ def test_a_dataset_without_images_is_named(register):
 
 
 def test_a_dataset_without_annotations_says_how_to_keep_them(register):
-    name = register(lambda: [{"image_id": 1, "annotations": []}], thing_classes=["a"])
-    with pytest.raises(ValueError, match="FILTER_EMPTY_ANNOTATIONS"):
+    name = register(
+        lambda: [{"image_id": 1, "annotations": []}], thing_classes=["a"], json_file="pets.json"
+    )
+    with pytest.raises(ValueError, match=rf"'{name}' \(pets\.json\).*FILTER_EMPTY_ANNOTATIONS"):
         get_detection_dataset_dicts(name)
     assert len(get_detection_dataset_dicts(name, filter_empty=False)) == 1
 

@@ -124,16 +124,25 @@ def load_torch_file(filename: str) -> Any:
 
     Raises:
         UnsafeCheckpointError: the file holds objects that could run code.
+        ValueError: it is neither an archive nor a pickle.
     """
     try:
         with torch_safe_classes():
             return torch.load(filename, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if not _begins_like_torch_file(filename):
+            raise ValueError(f"{filename!r} is no checkpoint that torch.save wrote.") from error
         if "unsupported" not in str(error).lower():
             raise
         found = re.search(r"(?:GLOBAL|class|operand) ([\w.]+)", str(error))
         what = found.group(1) if found else "more than tensors and plain values"
         raise UnsafeCheckpointError(refusal(filename, what)) from error
+
+
+def _begins_like_torch_file(filename: str) -> bool:
+    """An archive, or a pickle of protocol 2 or newer (torch.save before 1.6)."""
+    with open(filename, "rb") as file:
+        return file.read(2) in (b"PK", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
 
 
 # --- safetensors ----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from typing import Annotated
 
@@ -28,6 +29,18 @@ from detectron2.version import __version__
 __all__ = ["app", "main"]
 
 TRACEBACK_VARIABLE = "DETECTRON2_TRACEBACK"
+# What users can get wrong. AssertionError is what programs written for the original catch for a
+# missing checkpoint and the like.
+MISTAKES = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    ArithmeticError,
+    AssertionError,
+    pickle.UnpicklingError,  # a checkpoint that was refused, too
+)
 
 app = typer.Typer(
     name="detectron2",
@@ -72,8 +85,10 @@ def main() -> None:
     """Run the command. What a user can mend is one sentence on stderr and exit code 1."""
     try:
         app()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, ArithmeticError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+    except MISTAKES as error:
+        # An assertion without a sentence is a mistake of ours.
+        is_bug = isinstance(error, AssertionError) and not error.args
+        if is_bug or os.environ.get(TRACEBACK_VARIABLE):
             raise
         # str(KeyError) puts quotes around the sentence.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -38,6 +38,7 @@ def load_yaml_tree(filename: str, open_file: Opener) -> Tree:
     file that names it. Of several bases a later one wins over an earlier one.
 
     Raises:
+        FileNotFoundError: it or a base does not exist.
         ValueError: the file is no valid YAML, holds no mapping, asks for a Python object, or is
             its own base.
     """
@@ -52,10 +53,22 @@ def _load(filename: str, open_file: Opener, opened: tuple[str, ...]) -> Tree:
     bases = tree.pop(BASE_KEY, [])
     merged: Tree = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        base_tree = _load(_base_path(base, filename), open_file, (*opened, filename))
-        _overlay(merged, base_tree, filename)
+        _overlay(merged, _load_base(base, open_file, (*opened, filename)), filename)
     _overlay(merged, tree, filename)
     return merged
+
+
+def _load_base(base: str, open_file: Opener, opened: tuple[str, ...]) -> Tree:
+    path = _base_path(base, opened[-1])
+    try:
+        return _load(path, open_file, opened)
+    except FileNotFoundError as error:
+        if error.errno is None:  # a base of the base, which this function has named already
+            raise
+        raise FileNotFoundError(
+            f"Config file {opened[-1]!r} names {base!r} as its {BASE_KEY}, but {path!r} does not "
+            "exist."
+        ) from error
 
 
 def _parse(filename: str, open_file: Opener) -> Tree:

@@ -119,8 +119,9 @@ def get_detection_dataset_dicts(
         dataset_dicts = filter_images_with_few_keypoints(dataset_dicts, min_keypoints)
     if not dataset_dicts:
         raise ValueError(
-            f"No image of {', '.join(names)} has usable annotations, so none is left to use. Check "
-            "the annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS (filter_empty) to False."
+            f"No image of {', '.join(map(_described, names))} has usable annotations, so none is "
+            "left to use. Check the annotations, or set DATALOADER.FILTER_EMPTY_ANNOTATIONS "
+            "(filter_empty) to False."
         )
     if check_consistency:
         _check_classes(dataset_dicts, names)
@@ -147,10 +148,16 @@ def _load_datasets(
     for name, records in zip(names, loaded):
         if not isinstance(loaded[0], torchdata.Dataset) and len(records) == 0:
             raise ValueError(
-                f"The dataset {name!r} has no images. Check the annotation file and the image "
-                "folder that it was registered with."
+                f"The dataset {_described(name)} has no images. Check the annotation file and the "
+                "image folder that it was registered with."
             )
     return loaded
+
+
+def _described(name: str) -> str:
+    """A dataset's name, with its file where that is known."""
+    file = MetadataCatalog.get(name).get("json_file")
+    return repr(name) if file is None else f"{name!r} ({file})"
 
 
 def _with_proposals(loaded: Sequence[Sequence[Record]], proposal_files: Sequence[str]) -> list[Any]:

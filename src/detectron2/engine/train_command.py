@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +16,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.detection_checkpoint import LoadReport
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data._read_once import files_read_once, forget_files, parsed
+from detectron2.data._read_once import files_read_once, forget_files
 from detectron2.data.datasets.auto.folder import keypoint_metadata
-from detectron2.data.datasets.coco import register_coco_instances
+from detectron2.data.datasets.coco import read_coco_content, register_coco_instances
 from detectron2.data.metadata_file import METADATA_FILE, save_metadata
 from detectron2.engine._scale_workers import scale_to_batch
 from detectron2.engine.config_edits import edits_of
@@ -247,9 +246,17 @@ def refuse_foreign_weights(report: LoadReport | None, weights: str) -> None:
         report: of loading `weights`; None if there were none.
 
     Raises:
-        ValueError: most of the model was not in the checkpoint.
+        ValueError: most of the model was not in the checkpoint, or some of it in another shape.
     """
-    if report is None or not (report.is_foreign or report.empty_parts):
+    if report is None:
+        return
+    if report.other_shape and not report.is_foreign:
+        raise ValueError(
+            f"The checkpoint {weights!r} does not fit this config: tensors listed above have other "
+            "shapes, and random ones would predict. Name the config that it was trained with; for "
+            "another number of classes set MODEL.ROI_HEADS.NUM_CLASSES."
+        )
+    if not (report.is_foreign or report.empty_parts):
         return
     raise ValueError(
         f"The checkpoint {weights!r} does not fit this config: {report.loaded} of {report.total} "
@@ -319,19 +326,24 @@ def _set_up(cfg: Any, options: TrainOptions, eval_only: bool) -> None:
 
 
 def _register(name: str, annotations: Path, images: Path) -> list[dict[str, Any]]:
-    """Register a COCO file under `name` and return its categories."""
+    """Register a COCO file under `name` and return its categories.
+
+    Raises:
+        FileNotFoundError: the file or the folder of its images is absent.
+        ValueError: it is not in COCO's format, or lists no categories.
+    """
     for path in (annotations, images):
         if not path.exists():
             raise FileNotFoundError(f"{str(path)!r} does not exist.")
-    try:
-        content = parsed(annotations, lambda: json.loads(annotations.read_text(encoding="utf-8")))
-        categories = content["categories"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{str(annotations)!r} is no COCO-format annotation file: {error!r}."
-        ) from error
+    categories = read_coco_content(str(annotations)).get("categories")
     if not categories:
         raise ValueError(f"{str(annotations)!r} lists no categories, so there is nothing to learn.")
+    if not isinstance(categories, list) or not all(
+        isinstance(category, dict) and {"id", "name"} <= category.keys() for category in categories
+    ):
+        raise ValueError(
+            f"'categories' of {str(annotations)!r} must be a list of entries with 'id' and 'name'."
+        )
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
