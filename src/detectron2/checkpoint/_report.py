@@ -187,7 +187,7 @@ class LoadReport:
         if any(head in name for name in self._misshapen() for head in heads):
             return (
                 "\nThe prediction layers differ as they do for another number of classes; they "
-                "are trained from scratch."
+                "start from random values."
             )
         return ""
 
