@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from detectron2 import model_zoo
 from detectron2.cli.main import main
+from detectron2.engine.visualize_dataset import visualize_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
@@ -203,6 +204,22 @@ def test_predictions_that_cannot_be_drawn_are_explained(
         "visualize", dataset_of(photos), "--images", photos, "--predictions", "found.json"
     )
     assert code == 1 and re.search(sentence, err), err
+
+
+def test_pictures_of_images_of_one_name_in_two_folders_are_both_drawn(photos, tmp_path):
+    content = json.loads(dataset_of(photos).read_text())
+    (photos / "more").mkdir()
+    (photos / "more" / "colour.jpg").write_bytes((photos / "colour.jpg").read_bytes())
+    content["images"].append({**content["images"][0], "id": 2, "file_name": "more/colour.jpg"})
+    (photos / "two.json").write_text(json.dumps(content))
+    count = visualize_dataset(
+        str(photos / "two.json"), image_root=photos, output=tmp_path / "drawn"
+    )
+    assert count == 2
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        "colour.jpg",
+        "colour_2.jpg",
+    ]
 
 
 @pytest.mark.parametrize("verb", ["predict", "visualize", "quickstart"])

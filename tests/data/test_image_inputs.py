@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from detectron2.data.image_inputs import find_images
+from detectron2.data.image_inputs import find_images, unique_names
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def test_globs_and_files_keep_the_order_of_the_inputs(folder):
 def test_results_of_equal_names_do_not_collide(folder):
     images = find_images([str(folder / "b.png"), str(folder / "b.png")])
     assert [i.name for i in images] == ["b.png", "b_2.png"]
+    assert unique_names(["a.jpg", "a.jpg", "a_2.jpg"]) == ["a.jpg", "a_2.jpg", "a_2_2.jpg"]
 
 
 def test_a_file_that_was_named_is_taken_whatever_its_suffix(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "ImageInput", "find_images", "unique_names"]
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"}
@@ -36,7 +36,9 @@ def find_images(inputs: Iterable[str]) -> list[ImageInput]:
     found: list[ImageInput] = []
     for text in inputs:
         found += _expand(text)
-    return _with_unique_names(found)
+    # No result overwrites another's.
+    names = unique_names(image.name for image in found)
+    return [ImageInput(name, image.path) for name, image in zip(names, found, strict=True)]
 
 
 def _expand(text: str) -> list[ImageInput]:
@@ -69,15 +71,13 @@ def _images_of_folder(folder: Path) -> list[ImageInput]:
     return [ImageInput(str(file.relative_to(folder)), str(file)) for file in files]
 
 
-def _with_unique_names(images: list[ImageInput]) -> list[ImageInput]:
-    """Two inputs of one name get a number, so that no result overwrites another's."""
-    seen: dict[str, int] = {}
-    unique = []
-    for image in images:
-        count = seen[image.name] = seen.get(image.name, 0) + 1
-        path = PurePosixPath(image.name)
-        name = (
-            image.name if count == 1 else str(path.with_name(f"{path.stem}_{count}{path.suffix}"))
-        )
-        unique.append(ImageInput(name, image.path))
-    return unique
+def unique_names(names: Iterable[str]) -> list[str]:
+    """File names of which the later ones of equal ones get a number: a.jpg, a_2.jpg."""
+    unique: dict[str, None] = {}
+    for name in names:
+        path, number, wanted = PurePosixPath(name), 1, name
+        while wanted in unique:
+            number += 1
+            wanted = str(path.with_name(f"{path.stem}_{number}{path.suffix}"))
+        unique[wanted] = None
+    return list(unique)

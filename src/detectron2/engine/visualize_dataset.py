@@ -15,6 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.datasets.auto import open_dataset
 from detectron2.data.detection_utils import read_image
+from detectron2.data.image_inputs import unique_names
 from detectron2.engine.predict_files import save_picture
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.files import require_writable_folder
@@ -54,23 +55,26 @@ def visualize_dataset(
     names = open_dataset(dataset, image_root).names
     require_writable_folder(output)
     splits = {split: DatasetCatalog.get(name) for split, name in names.items()}
-    found = None if predictions is None else _results_by_image(predictions)
-    images = {record["image_id"] for records in splits.values() for record in records}
-    if found and images.isdisjoint(found):
-        raise ValueError(
-            f"{str(predictions)!r} has no detection of an image of {dataset!r}; the image ids of "
-            "the two do not match."
-        )
+    found = None
+    if predictions is not None:
+        found = _results_by_image(predictions)
+        if found and not any(r["image_id"] in found for each in splits.values() for r in each):
+            raise ValueError(
+                f"{str(predictions)!r} has no detection of an image of {dataset!r}; the image ids "
+                "of the two do not match."
+            )
     count = 0
     for split, records in splits.items():
         metadata = MetadataCatalog.get(names[split])
         folder = output / split if len(names) > 1 else output
-        for record in records[: None if limit is None else limit - count]:
+        chosen = records[: None if limit is None else limit - count]
+        pictures = unique_names(Path(record["file_name"]).name for record in chosen)
+        for record, picture_name in zip(chosen, pictures, strict=True):
             rows = None
             if found is not None:
                 rows = [row for row in found[record["image_id"]] if row["score"] >= min_score]
             picture = draw_record(record, metadata, rows)
-            save_picture(picture, folder / Path(record["file_name"]).name)
+            save_picture(picture, folder / picture_name)
             count += 1
     return count
 
