@@ -256,7 +256,11 @@ def test_shape_found_by_suffix_is_reported_as_shape(tmp_path, caplog):
 def test_known_differences_of_old_files_are_no_problem(tmp_path, caplog):
     model = nn.Linear(1, 1)
     model.register_buffer("pixel_mean", torch.zeros(3))
-    state = {**nn.Linear(1, 1).state_dict(), "rpn.anchor_generator.cell_anchors.0": torch.ones(1)}
+    state = {
+        **nn.Linear(1, 1).state_dict(),
+        "rpn.anchor_generator.cell_anchors.0": torch.ones(1),
+        "norm.num_batches_tracked": torch.tensor(7),  # of a model whose norms were trained
+    }
     DetectionCheckpointer(model).load(save(tmp_path / "m.pth", {"model": state}))
     assert not caplog.records
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2.checkpoint._report import matches_table
 from detectron2.checkpoint.c2_model_loading import (
     _longest_common_prefix_str,
     align_and_update_state_dicts,
@@ -105,6 +106,19 @@ def test_matches_are_logged_as_a_table(caplog):
         {"b.stem.conv1.weight": torch.zeros(4)}, {"conv1_w": torch.ones(4)}
     )
     assert "b.stem.conv1.weight" in caplog.text and "conv1_w" in caplog.text
+
+
+def test_many_names_that_only_begin_otherwise_are_one_line_of_the_table():
+    names = [f"res{stage}.{block}.weight" for stage in range(2, 6) for block in range(5)]
+    rows = [(f"backbone.{name}", name, (4,)) for name in names]
+    table = matches_table([*rows, ("stem.conv.weight", "conv1_w", (3, 3)), ("b.fc.x", "fc.x", ())])
+    header, _, *lines = table.splitlines()
+    assert header.split()[:3] == ["in", "the", "model"]
+    assert [line.split() for line in lines] == [
+        ["b.fc.x", "fc.x", "scalar"],
+        ["backbone.*", "(20", "tensors)", "*"],
+        ["stem.conv.weight", "conv1_w", "3x3"],
+    ]
 
 
 def test_longest_common_prefix():

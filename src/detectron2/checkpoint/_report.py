@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
@@ -13,6 +14,9 @@ Shape = tuple[int, ...]
 
 # A table with more lines than this is not read; names are put together until it has fewer.
 MOST_LINES = 16
+
+# Batch norm counts its batches. Nothing depends on it: old checkpoints lack it, fixed norms too.
+_COUNTER = ".num_batches_tracked"
 
 
 def group_names(names: Iterable[str]) -> list[str]:
@@ -63,19 +67,36 @@ def _split(names: list[str], depth: int) -> dict[str, list[str]]:
 def matches_table(rows: Sequence[tuple[str, str, Shape]]) -> str:
     """Table of renamed tensors, one line per module.
 
+    Where all that changes for more than a few tensors is the beginning of the name, they are one
+    line.
+
     Args:
         rows: name in the model, name in the checkpoint, shape.
     """
+    prefixes = [_added_prefix(ours, theirs) for ours, theirs, _ in rows]
+    counts = Counter(prefix for prefix in prefixes if prefix is not None)
+    many = {prefix for prefix, count in counts.items() if count > MOST_LINES}
+    lines = [(f"{prefix}* ({counts[prefix]} tensors)", "*", "") for prefix in many]
+    lines += _module_lines([row for row, prefix in zip(rows, prefixes) if prefix not in many])
+    return tabulate(sorted(lines), headers=("in the model", "in the checkpoint", "shapes"))
+
+
+def _added_prefix(ours: str, theirs: str) -> str | None:
+    """What stands before their name in ours; None if it is another name."""
+    return ours.removesuffix(theirs) if ours.endswith(theirs) else None
+
+
+def _module_lines(rows: Sequence[tuple[str, str, Shape]]) -> list[tuple[str, str, str]]:
     modules: dict[str, list[tuple[str, str, Shape]]] = {}
     for row in rows:
         modules.setdefault(row[0].rpartition(".")[0], []).append(row)
     lines = []
-    for _, members in sorted(modules.items()):
+    for members in modules.values():
         ours = group_names(name for name, _, _ in members)
         theirs = " ".join(original for _, original, _ in members)
         shapes = " ".join("x".join(map(str, shape)) or "scalar" for _, _, shape in members)
         lines.append((ours[0], theirs, shapes))
-    return tabulate(lines, headers=("in the model", "in the checkpoint", "shapes"))
+    return lines
 
 
 class LoadReport:
@@ -102,12 +123,11 @@ class LoadReport:
             other_shape: name, shape in the checkpoint, shape in the model.
             unused: names that only the checkpoint has.
         """
-        # Old checkpoints lack the counters of batch norm, which nothing depends on.
-        counted = [name for name in names if not name.endswith(".num_batches_tracked")]
+        counted = [name for name in names if not name.endswith(_COUNTER)]
         self.total = len(counted)
         self.missing = list(missing)
         self.other_shape = list(other_shape)
-        self.unused = list(unused)
+        self.unused = [name for name in unused if not name.endswith(_COUNTER)]
         initial = {*self.missing, *self._misshapen()}
         self.loaded = sum(name not in initial for name in counted)
         parts = _split([name for name in counted if "." in name], 0)
