@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from detectron2 import model_zoo
 from detectron2.cli.main import main
+from detectron2.data.errors import UnreadableImageError
 from detectron2.engine.visualize_dataset import visualize_dataset
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
@@ -174,6 +175,22 @@ def test_a_bare_assertion_is_no_mistake_of_the_user(run_here, monkeypatch):
     monkeypatch.setattr("detectron2.engine.predict_command.find_images", broken)
     with pytest.raises(AssertionError):
         run_here("predict", "a.jpg")
+
+
+def test_an_error_in_a_worker_of_the_loader_is_one_sentence(run_here, monkeypatch):
+    from torch._utils import ExceptionWrapper
+
+    def in_a_worker(_):
+        try:
+            raise UnreadableImageError("The image 'a.jpg' cannot be decoded\n(it is empty).")
+        except OSError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    monkeypatch.setattr("detectron2.engine.predict_command.find_images", in_a_worker)
+    code, _, err = run_here("predict", "a.jpg")
+    assert code == 1 and err.startswith(
+        "error: The image 'a.jpg' cannot be decoded\n(it is empty).\n(DETECTRON2_TRACEBACK"
+    )
 
 
 GOOD_ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.9}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from typing import Annotated
 
@@ -81,6 +82,17 @@ def _options(
     pass
 
 
+def _sentence(error: Exception) -> str:
+    """The message of an error; that of a loader's worker comes with the traceback from there."""
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])  # str(KeyError) puts quotes around the sentence
+    else:
+        text = str(error)
+    if "Original Traceback (most recent call last):" in text:
+        text = re.split(r"\n[\w.]*(?:Error|Exception): ", text)[-1].strip()
+    return text
+
+
 def main() -> None:
     """Run the command. What a user can mend is one sentence on stderr and exit code 1."""
     try:
@@ -90,9 +102,7 @@ def main() -> None:
         is_bug = isinstance(error, AssertionError) and not error.args
         if is_bug or os.environ.get(TRACEBACK_VARIABLE):
             raise
-        # str(KeyError) puts quotes around the sentence.
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         print(f"({TRACEBACK_VARIABLE}=1 shows where it was raised.)", file=sys.stderr)
         sys.exit(1)
 

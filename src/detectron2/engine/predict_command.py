@@ -79,7 +79,7 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
     for name, reason in summary.skipped:
         console.print(f"skipped {name}: {reason}", markup=False)
     if not summary.images:
-        raise ValueError(f"None of the {len(images)} images could be read.")
+        raise ValueError("No image could be read; the reasons are above.")
     console.print(
         f"{summary.detections} detections in {summary.images} images; results in {options.output}"
     )
