@@ -25,7 +25,9 @@ from serving_support import (
 )
 
 from detectron2.engine.serving import ServeLimits
+from detectron2.engine.serving.app import create_app
 from detectron2.engine.serving.command import require_serving
+from detectron2.engine.serving.server import make_server, run_server
 
 BOX = (10, 20, 50, 40)
 PHOTO = encoded(picture_of(BOX))
@@ -351,6 +353,28 @@ def test_a_stopping_server_answers_what_is_in_flight():
         threading.Timer(0.3, gate.open.set).start()
     thread.join(20)
     assert answers[0].status == 200 and len(answers[0].json["instances"]) == 1
+
+
+def test_what_was_sent_just_before_a_server_stops_is_answered():
+    limits = ServeLimits()
+    server = make_server(create_app(bright_model(), limits), limits, "127.0.0.1", 0)
+    addresses, clients = [], []
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: image/png\r\n"
+    )
+
+    async def send_and_stop():
+        # Nothing here waits, so the server has not even accepted these connections.
+        host, _, port = addresses[0].removeprefix("http://").rpartition(":")
+        for _ in range(3):
+            clients.append(socket.create_connection((host, int(port))))
+            clients[-1].sendall(head + f"Content-Length: {len(PHOTO)}\r\n\r\n".encode() + PHOTO)
+
+    server.main_loop = send_and_stop
+    run_server(server, addresses.append)
+    for client in clients:
+        with client:
+            assert client.makefile("rb").read(12) == b"HTTP/1.1 200"
 
 
 def test_limits_are_checked():

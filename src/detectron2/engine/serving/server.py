@@ -19,6 +19,9 @@ from detectron2.engine.serving.limits import ServeLimits
 
 __all__ = ["make_server", "run_server"]
 
+# Turns of the event loop until a request that has come as far as this machine is seen: one each to
+# accept its connection, to set it up and to read it, and some to spare.
+_TURNS = 10
 # How long a connection whose answer says that it will be closed stays open: when the client is
 # still sending as it closes, the kernel throws the answer away.
 _LINGER = 1.0
@@ -91,6 +94,19 @@ class TimedProtocol(H11Protocol):
         self.loop.call_later(_LINGER, self.transport.close)
 
 
+class AnsweringServer(uvicorn.Server):
+    """Answers what was sent before it was told to stop.
+
+    uvicorn drops connections that it has not accepted yet, or on which it has not read the request
+    that lies there; a busy server is behind with both.
+    """
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
+
 def make_server(app: Any, limits: ServeLimits, host: str, port: int) -> uvicorn.Server:
     """A server that is not running yet.
 
@@ -111,7 +127,7 @@ def make_server(app: Any, limits: ServeLimits, host: str, port: int) -> uvicorn.
         # Requests in flight have that long when the server stops.
         timeout_graceful_shutdown=math.ceil(limits.read_timeout + limits.answer_timeout),
     )
-    return uvicorn.Server(config)
+    return AnsweringServer(config)
 
 
 def run_server(server: uvicorn.Server, on_ready: Any = lambda address: None) -> None:
