@@ -12,6 +12,7 @@ from serving_support import bright_model, encoded, find_bright, picture_of, serv
 from detectron2.engine.serving import ServeLimits
 from detectron2.structures import Instances
 
+WIDTH = 300
 BOXES = ((30, 20, 110, 90), (150, 60, 260, 150))
 
 
@@ -43,7 +44,7 @@ def page(open_page, tmp_path):
 
 
 def photo(tmp_path):
-    pixels = picture_of(BOXES[0], (200, 300))
+    pixels = picture_of(BOXES[0], (200, WIDTH))
     x0, y0, x1, y1 = BOXES[1]
     pixels[y0:y1, x0:x1] = 255
     path = tmp_path / "photo.png"
@@ -58,7 +59,11 @@ def rows(page):
 def color_at(page, x, y):
     """RGB of the shown picture at a place of the photo."""
     return page.evaluate(
-        f"[...document.getElementById('canvas').getContext('2d').getImageData({x}, {y}, 1, 1).data]"
+        f"""(() => {{
+          const canvas = document.getElementById('canvas'), scale = canvas.width / {WIDTH};
+          const place = [{x}, {y}].map(side => Math.floor((side + 0.5) * scale));
+          return [...canvas.getContext('2d').getImageData(...place, 1, 1).data];
+        }})()"""
     )[:3]
 
 
@@ -80,6 +85,9 @@ def test_a_dropped_picture_shows_boxes_and_masks_above_the_threshold(page, tmp_p
     assert view.locator("#status").inner_text().startswith("300 × 200 pixels, 2 found, ")
     # The first opening shows what is surer than 0.5.
     assert rows(view) == ["left\n0.900"]
+    assert view.locator("#count").inner_text() == "Not shown, of a lower score: 1."
+    # A small picture is shown large enough for its names to be read.
+    assert view.evaluate("document.getElementById('canvas').width") == 800
     inside, outside, other = (70, 55), (10, 190), (205, 105)
     assert color_at(view, *inside) != [255, 255, 255] and color_at(view, *outside) == [60, 60, 60]
     assert color_at(view, *other) == [255, 255, 255]
@@ -90,12 +98,12 @@ def test_a_dropped_picture_shows_boxes_and_masks_above_the_threshold(page, tmp_p
         view.screenshot(path=str(Path(folder) / "serve.png"))
     view.locator("#masks").uncheck()
     assert color_at(view, *inside) == color_at(view, *other) == [255, 255, 255]
-    edge = (BOXES[0][0], 55)
+    edge = (BOXES[0][0] - 0.4, 55)
     assert color_at(view, *edge) != [255, 255, 255]
     view.locator("#boxes").uncheck()
     assert color_at(view, BOXES[0][0] + 1, 55) == [255, 255, 255]
     view.locator("#threshold").fill("0.95")
-    assert rows(view) == []
+    assert rows(view) == [] and "None has that score" in view.locator("#count").inner_text()
     own = [url for url in page.requests if not url.startswith(page.address)]
     assert page.console == [] and own == []
 

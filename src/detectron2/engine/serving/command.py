@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -41,7 +42,9 @@ def run_serve(options: ServeOptions) -> None:
     from detectron2.engine.serving.server import make_server, run_server
 
     loaded = load_predictor(options.source)
-    model = served_model(loaded, options.source.config, options.limits.max_pixels)
+    # Visitors are told the name; the folders of this machine are not their business.
+    name = "/".join(Path(options.source.config).parts[-2:])
+    model = served_model(loaded, name, options.limits.max_pixels)
     seconds = _try_once(model)
     app = create_app(model, options.limits, options.min_score)
     server = make_server(app, options.limits, options.host, options.port)
