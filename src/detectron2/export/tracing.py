@@ -8,7 +8,6 @@ that do so are replaced for the time of the trace.
 from __future__ import annotations
 
 import builtins
-import functools
 import importlib
 import sys
 import warnings
@@ -21,6 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectron2.export._aten_ops import ATEN_OPS
+from detectron2.export._averages import view_of_averages
+from detectron2.export._extremes import traceable_max, traceable_min
 from detectron2.export._keypoints import heatmaps_to_keypoints_one_by_one
 from detectron2.export._torchvision_ops import torchvision_ops
 from detectron2.ops import dispatch
@@ -84,31 +85,6 @@ def traceable_len(obj: Any) -> Any:
     if isinstance(obj, Boxes):
         return obj.tensor.shape[0]
     return builtins.len(obj)
-
-
-def _extreme(
-    builtin: Callable[..., Any],
-    of_tensors: Callable[[Tensor, Tensor], Tensor],
-    of_symbols: Callable[[Any, Any], Any],
-) -> Callable[..., Any]:
-    """`min` or `max` that stays a variable of the graph where a size takes part."""
-
-    def extreme(*args: Any, **kwargs: Any) -> Any:
-        values = list(args[0]) if len(args) == 1 else list(args)
-        if any(isinstance(value, torch.SymInt) for value in values):
-            return functools.reduce(of_symbols, values)
-        if kwargs or not any(isinstance(value, Tensor) for value in values):
-            return builtin(values, **kwargs)
-        result = torch.as_tensor(values[0])
-        for value in values[1:]:
-            result = of_tensors(result, torch.as_tensor(value))
-        return result
-
-    return extreme
-
-
-traceable_min = _extreme(min, torch.minimum, torch.sym_min)
-traceable_max = _extreme(max, torch.maximum, torch.sym_max)
 
 
 def keep_best_anchors(
@@ -239,6 +215,7 @@ _SUBSTITUTES: dict[tuple[str, str], Any] = {
     (f"{_HEADS}.cascade_rcnn", "_ScaleGradient"): _Identity,
     _KEYPOINTS: heatmaps_to_keypoints_one_by_one,
     ("detectron2.structures.image_list", "max"): traceable_max,
+    ("detectron2.layers.aspp", "view_of_averages"): view_of_averages,
     ("detectron2.structures.image_list", "_stacked"): stacked,
     # Sides of images are tensors in a trace, which the check of an op would refuse.
     ("detectron2.ops.paste_masks", "as_pair"): lambda size, *_, **__: size,
