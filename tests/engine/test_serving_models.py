@@ -17,7 +17,6 @@ from detectron2.engine.load_predictor import LoadedPredictor
 from detectron2.engine.serving import served_model
 from detectron2.engine.serving.answers import answer_as_json, answer_as_picture
 from detectron2.engine.serving.batching import BatchRunner, QueueFullError
-from detectron2.export.info import ExportInfo
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from small_models import picture, small_config, vary
@@ -69,28 +68,6 @@ def test_segmentations_and_proposals_are_answered_too():
     assert proposals and all(0 <= each["score"] <= 1 for each in proposals)
     x, y, width, height = output["proposals"].proposal_boxes.tensor[0].tolist()
     assert proposals[0]["bbox"] == pytest.approx([x, y, width - x, height - y])
-
-
-class FileOfPairs:
-    """Stands for an exported file that takes two images at once."""
-
-    info = ExportInfo("onnx", "Model", [], batch=2, image_size=[64, 64])
-    image_format, prepare = "BGR", None
-
-    def __init__(self):
-        self.sizes = []
-
-    def __call__(self, inputs):
-        self.sizes.append(len(inputs))
-        return [{"n": each["n"]} for each in inputs]
-
-
-def test_a_file_for_batches_of_one_size_gets_such_batches():
-    file = FileOfPairs()
-    model = served_model(LoadedPredictor(file, Metadata(), []), "file", 10**6)
-    inputs = [{"n": n, "height": 8, "width": 8} for n in range(3)]
-    assert [output["n"] for output in model.run(inputs)] == [0, 1, 2]
-    assert file.sizes == [2, 2]
 
 
 def test_large_images_are_run_in_parts():

@@ -207,6 +207,20 @@ def test_wrong_batches_are_refused():
         batch_of_images(info, [torch.zeros(3, 200, 64)] * 2)
 
 
+def test_a_file_for_batches_of_one_number_takes_any_number_of_images():
+    batches = []
+
+    def runtime(images, sizes):
+        batches.append(sizes.tolist())
+        return [images]  # pixels are what it says of them
+
+    info = ExportInfo("onnx", "Model", ["sem_seg"], batch=2, image_size=[64, 64])
+    inputs = [{"image": torch.rand(3, side, 20)} for side in (10, 20, 30)]
+    found = ExportedModel(Path("m.onnx"), info, runtime)(inputs)
+    assert batches == [[[10, 20], [20, 20]], [[30, 20], [30, 20]]]
+    assert all(torch.equal(f["sem_seg"], each["image"]) for f, each in zip(found, inputs))
+
+
 # ---- the proof fails when it should
 
 
@@ -305,7 +319,7 @@ def test_modules_that_no_exporter_knows_are_named(tmp_path):
     message = r"its roi_heads, .*HeadsOfSomebody, overrides _forward_box of StandardROIHeads"
     with pytest.raises(UnsupportedModelError, match=message):
         export(model, "torchscript", tmp_path / "m.ts")
-    with pytest.raises(UnsupportedModelError, match="Linear, is none of FCOS, GeneralizedRCNN"):
+    with pytest.raises(UnsupportedModelError, match="Linear is none of FCOS, GeneralizedRCNN"):
         export(torch.nn.Linear(2, 2).eval(), "torchscript", tmp_path / "m.ts")
     model = small_model("Faster R-CNN FPN")
     model.proposal_generator = None
@@ -355,6 +369,28 @@ def test_files_that_cannot_be_used_are_refused(exported, tmp_path):
     foreign = rewritten(exported.path, tmp_path / "foreign.ts", lambda info: b"")
     with pytest.raises(ValueError, match="has no description of the model"):
         load(foreign)
+
+
+def test_devices_that_a_runtime_lacks_are_refused(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"cannot run on 'cuda:0': its runtime has cpu here"):
+        load(exported.path, device="cuda:0")
+    need("onnx")
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    (tmp_path / "m.onnx").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"m.onnx' cannot run on 'cuda'"):
+        load(tmp_path / "m.onnx", device="cuda")
+
+
+def test_an_openvino_file_says_what_is_wrong_with_it(tmp_path):
+    need("openvino")
+    (tmp_path / "half.xml").write_text('<net name="m" version="11"><layers>')
+    with pytest.raises(
+        ValueError, match=r"half.xml' is no complete openvino file \(Start-end tags"
+    ):
+        load(tmp_path / "half.xml")
 
 
 def test_wrong_images_are_refused(exported):
@@ -416,15 +452,19 @@ def test_eval_takes_an_exported_file(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_exports_and_says_what_it_compared(tmp_path):
+@pytest.mark.parametrize("format", ["torchscript", "executorch"])
+def test_the_command_exports_and_says_what_it_compared(format, tmp_path):
+    need(format)
     config = tmp_path / "small.yaml"
     config.write_text(small_config("RetinaNet").dump())
     Image.fromarray(picture(60, 80)).save(tmp_path / "photo.png")
-    output = tmp_path / "model.ts"
-    done = command("export", config, "--format", "torchscript", "--output", output,
-                   "--random-weights", "--image", tmp_path / "photo.png")  # fmt: skip
+    output = tmp_path / f"model{FORMATS[format]}"
+    done = command("export", config, "--format", format, "--output", output, "--random-weights",
+                   "--image", tmp_path / "photo.png", "--image-size", "128", "160")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "RetinaNet as torchscript in" in done.stdout and "your image 0" in done.stdout
+    assert f"RetinaNet as {format} in" in done.stdout and "your image 0" in done.stdout
+    # ExecuTorch writes about processors; nobody else has anything to say.
+    assert [line for line in done.stderr.splitlines() if "cpuinfo_utils" not in line] == []
     assert load(output).info.architecture == "RetinaNet"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -108,10 +109,27 @@ def _write(program: ExportedProgram, info: ExportInfo, path: Path) -> None:
         edge.to_executorch().write_to_file(stream)
 
 
+# They tell of GPU kernels that do not load where there is no GPU, and of each other's age.
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
     """Without gradients and warnings; errors of the compiler become one sentence."""
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")  # of the compiler about itself
         try:
             yield

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +48,8 @@ class Evaluation:
         with tempfile.TemporaryDirectory(prefix="detectron2") as folder:
             evaluator = build_evaluator(self.dataset, str(Path(folder) / "results"))
             loader = loader_of(self.described, self.dataset)
-            return dict(inference_on_dataset(predictor, loader, evaluator))
+            with contextlib.redirect_stdout(io.StringIO()):  # a table of each would bury the one
+                return dict(inference_on_dataset(predictor, loader, evaluator))
 
 
 def beside(before: dict[str, Any], after: dict[str, Any]) -> Metrics:
@@ -57,12 +61,15 @@ def beside(before: dict[str, Any], after: dict[str, Any]) -> Metrics:
 
 
 def table_of(metrics: Metrics) -> str:
-    """The metrics as a table of text."""
+    """The metrics as a table of text, without those that there are not, as of large objects."""
     rows = [
         (f"{task} {name}", f"{model:.2f}", f"{file:.2f}", f"{file - model:+.2f}")
         for task, values in metrics.items()
         for name, (model, file) in values.items()
+        if not (math.isnan(model) and math.isnan(file))
     ]
+    if not rows:
+        return "Neither the model nor the file finds anything that could be measured."
     return tabulate(rows, ["metric", "model", "file", "difference"], disable_numparse=True)
 
 

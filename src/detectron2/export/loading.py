@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from detectron2.data.catalog import Metadata
@@ -63,14 +64,23 @@ class ExportedModel(nn.Module):
             For each image what `DefaultPredictor` returns, in the frame of that image.
 
         Raises:
-            ValueError: an image has another shape, or the file takes batches of another size.
+            ValueError: an image has another shape, or the file takes no images of its size.
         """
         return self.forward([self.prepare(image) for image in images])
 
     def forward(self, inputs: Any) -> Any:
-        """Results of one (H, W, 3) BGR image, or of each of a list of input dictionaries."""
+        """Results of one (H, W, 3) BGR image, or of each of a list of input dictionaries.
+
+        A file for batches of one number of images is run as often as need be, and gets the last
+        image again in places that are free.
+        """
         if isinstance(inputs, np.ndarray):
             return self.predict([inputs])[0]
+        size = self.info.batch or len(inputs)
+        if inputs and len(inputs) != size:
+            parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+            full = [[*part, *[part[-1]] * (size - len(part))] for part in parts]
+            return [result for part in full for result in self.forward(part)][: len(inputs)]
         images = [each["image"] for each in inputs]
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         wanted = [
@@ -109,7 +119,7 @@ def load(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no exported file, is incomplete, or of another version, or its runtime
-            has no such precision.
+            has no such precision or device.
         ImportError: its runtime is not installed.
     """
     path = Path(path)
@@ -117,6 +127,7 @@ def load(
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     require(name)
+    _check_device(path, name, device)
     settings = _settings(path, name, threads, precision)
     module = importlib.import_module(FORMATS[name].runtime)
     try:
@@ -126,6 +137,32 @@ def load(
             f"{str(path)!r} is no complete {name} file ({_reason(error)}). Export the model again."
         ) from error
     return ExportedModel(path, ExportInfo.from_json(runtime.info, str(path)), runtime)
+
+
+def _check_device(path: Path, name: str, device: str) -> None:
+    """Refuse a device that a runtime does not have; some would take another one."""
+    kind = device.lower().replace(".", ":").partition(":")[0]
+    if kind == "cpu":
+        return
+    devices = ["cpu"]
+    if name == "openvino":
+        import openvino
+
+        devices = ["auto", *(each.lower() for each in openvino.Core().available_devices)]
+        kind = device.lower()
+    elif name == "onnx":
+        import onnxruntime
+
+        providers = {"CUDAExecutionProvider": "cuda"}
+        devices += [
+            providers[each] for each in onnxruntime.get_available_providers() if each in providers
+        ]
+    elif name != "executorch":
+        devices += ["cuda"] * torch.cuda.is_available()
+    if kind not in devices:
+        raise ValueError(
+            f"{str(path)!r} cannot run on {device!r}: its runtime has {' and '.join(devices)} here."
+        )
 
 
 def _settings(path: Path, name: str, threads: int | None, precision: str) -> dict[str, Any]:
@@ -146,6 +183,6 @@ def _settings(path: Path, name: str, threads: int | None, precision: str) -> dic
 def _reason(error: Exception) -> str:
     """The first sentence in an error of a runtime that says something."""
     for line in str(error).strip().splitlines():
-        if not line.startswith("Exception from "):  # of OpenVINO, about its source code
-            return line.partition(". ")[0].rstrip(".")
+        if not line.startswith(("Exception from ", "Check '")):  # of OpenVINO, about its source
+            return line.partition(". ")[0].rstrip(".!")
     return type(error).__name__

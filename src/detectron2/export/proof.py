@@ -77,9 +77,8 @@ def prove(
                     f"The {info.format} file does not compute what the model computes, so it was "
                     f"not kept. {case.name}, image {index}: {difference} {where}"
                 )
-        counts = [_count(result) for result in expected]
         shapes = ", ".join(f"{height} x {width}" for height, width in sizes)
-        lines.append(f"{case.name} ({shapes}): {' + '.join(map(str, counts))} detections")
+        lines.append(f"{case.name} ({shapes}): {_found(expected)}")
     return lines
 
 
@@ -235,6 +234,11 @@ def _way_out(info: ExportInfo) -> str:
     return " The compiler may be at fault: --no-compile (compile=False) writes the graph as it is."
 
 
-def _count(result: Mapping[str, Any]) -> int:
-    found = result.get("instances", result.get("proposals"))
-    return 0 if found is None else len(found)
+def _found(results: Sequence[Mapping[str, Any]]) -> str:
+    """What there was to compare, for people."""
+    by_image = [result.get("instances", result.get("proposals")) for result in results]
+    counts = [str(len(found)) for found in by_image if found is not None]
+    kinds = [f"{' + '.join(counts)} detections"] if counts else []
+    if "sem_seg" in results[0]:
+        kinds.append(f"scores of {len(results[0]['sem_seg'])} classes")
+    return ", ".join(kinds)

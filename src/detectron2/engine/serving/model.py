@@ -109,15 +109,9 @@ def _exported(predictor: Any, info: Any) -> tuple[Callable[[Inputs], Hashable], 
         return height + -height % multiple, width + -width % multiple
 
     def run(inputs: list[Inputs]) -> list[dict[str, Any]]:
-        size = info.batch or len(inputs)
-        outputs: list[dict[str, Any]] = []
-        for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            # A file for batches of one size gets the last image again in the free places.
-            with masks_stay_on_boxes():
-                found = predictor(part + part[-1:] * (size - len(part)))
-            outputs += found[: len(part)]
-        return outputs
+        with masks_stay_on_boxes():
+            found: list[dict[str, Any]] = predictor(inputs)
+        return found
 
     return key, run
 

@@ -113,7 +113,7 @@ def postprocessed(batched: BatchedModel) -> BatchedModel:
 
 def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> type:
     """The nearest class of `table` in the ancestry of `module`, whose methods it has."""
-    where = f"its {name}, " if name else ""
+    which = f"its {name}, {_path(module)}," if name else _path(module)
     # Made fast for inference, a model of a known class is one of a class of its own.
     own_class = getattr(module, "_class_before", type(module))
     for cls in own_class.__mro__:
@@ -123,13 +123,14 @@ def _known_class(module: Any, table: dict[type, tuple[str, ...]], name: str) -> 
         if not changed:
             return cls
         raise UnsupportedModelError(
-            f"The model cannot be exported: {where}{_path(module)}, overrides "
+            f"The model cannot be exported: {which} overrides "
             f"{', '.join(changed)} of {cls.__name__}, and an exporter cannot see what it does. "
             "Trace it with detectron2.export.TracingAdapter instead."
         )
     supported = ", ".join(sorted(cls.__name__ for cls in table))
     raise UnsupportedModelError(
-        f"The model cannot be exported: {where}{_path(module)}, is none of {supported}."
+        f"The model cannot be exported: {which} is none of {supported}. What a tracer can follow "
+        "can be wrapped in detectron2.export.TracingAdapter."
     )
 
 

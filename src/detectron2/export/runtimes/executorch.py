@@ -1,6 +1,7 @@
 """ExecuTorch programs, run by the runtime in the package of that name."""
 
 import ctypes
+import logging
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,10 @@ class Runtime:
 
     def __init__(self, path: str, device: str = "cpu") -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of ExecuTorch's about itself
+            # Of ExecuTorch's about itself; torchao tells of GPU kernels where there is no GPU.
+            warnings.simplefilter("ignore")
+            for name in ("torchao", "torch.utils._pytree"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             from executorch.runtime import Runtime, Verification
 
         if device != "cpu":
