@@ -126,7 +126,10 @@ def test_list_of_overrides_reads_literals():
     assert (cfg.MODEL.RPN.NMS_THRESH, cfg.DATASETS.TRAIN) == (0.3, ("a",))
     cfg.merge_from_list(["SOLVER.BASE_LR", "1000000", "SEED", "3"])
     assert cfg.SOLVER.BASE_LR == 1e6 and isinstance(cfg.SOLVER.BASE_LR, float) and cfg.SEED == 3
-    with pytest.raises(ValueError, match="Type mismatch"):
+    with pytest.raises(
+        ValueError,
+        match=r"SOLVER.MAX_ITER is 0.5, of type float; it must be of type int, such as .* 40000\.",
+    ):
         cfg.merge_from_list(["SOLVER.MAX_ITER", "0.5"])
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
-from detectron2.config.instantiate import dump_dataclass
+from detectron2.config.instantiate import InstantiateError, dump_dataclass
 
 
 @dataclass
@@ -81,6 +81,21 @@ def test_wrong_argument_is_named_with_its_place_and_the_nearest_name():
         instantiate(config)
     with pytest.raises(TypeError, match="missing a required argument: 'out_features'"):
         instantiate(L(nn.Linear)(in_features=3))
+
+
+class Base:
+    def __init__(self, *, width=1):
+        self.width = width
+
+
+class Heir(Base):
+    def __init__(self, *, depth=1, **kwargs):
+        super().__init__(**kwargs)
+
+
+def test_wrong_argument_that_is_passed_on_is_named():
+    with pytest.raises(InstantiateError, match=r"Heir has no argument 'widht', nor does its Base"):
+        instantiate(L(Heir)(depth=2, widht=3))
 
 
 def test_error_inside_the_target_keeps_its_type():

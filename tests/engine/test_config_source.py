@@ -80,6 +80,15 @@ def test_an_unknown_key_is_a_key_error(yaml_file):
         resolve_config(yaml_file, ["SOLVER.BASE_LR=0.5", "SEED"])
 
 
+def test_a_key_that_is_nearly_another_is_not_added_to_a_lazy_config(lazy_file):
+    with pytest.raises(KeyError, match="no 'train.max_itr'; did you mean 'train.max_iter'"):
+        resolve_config(lazy_file, ["train.max_itr=9"])
+    with pytest.raises(KeyError, match="did you mean 'train.max_iter'"):
+        resolve_config(lazy_file, ["trian.max_iter=9"])
+    cfg = resolve_config(lazy_file, ["+train.max_itr=9", "train.ema.enabled=True", "new.x.y=1"])
+    assert (cfg.train.max_itr, cfg.train.ema.enabled, cfg.new.x.y) == (9, True, 1)
+
+
 @pytest.mark.parametrize(
     "name", ["COCO-Detection/faster_rcnn_R50_FPN_1x.yaml", "faster_rcnn_R_50_FPN_1x.yaml"]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -80,7 +81,7 @@ class CfgNode(_FvcoreCfgNode):
         try:
             super().merge_from_other_cfg(other)
         except ValueError as error:
-            raise ValueError(f"{error}{where}") from error
+            raise ValueError(_type_sentence(str(error), where)) from error
         if self.is_new_allowed():
             self.set_new_allowed(True)  # new groups would otherwise refuse further new keys
 
@@ -111,7 +112,10 @@ class CfgNode(_FvcoreCfgNode):
         if unknown:
             raise AssertionError(_unknown_keys_message(unknown, known, ""))
         pairs = zip(cfg_list[0::2], cfg_list[1::2], strict=True)
-        super().merge_from_list([item for k, v in pairs for item in (k, self._as_float(k, v))])
+        try:
+            super().merge_from_list([item for k, v in pairs for item in (k, self._as_float(k, v))])
+        except ValueError as error:
+            raise ValueError(_type_sentence(str(error), "")) from error
 
     def _as_float(self, key: str, value: Any) -> Any:
         """The value, a float where it is a whole number and the option is a float."""
@@ -156,6 +160,25 @@ def _unknown_keys_message(unknown: Sequence[Any], known: Any, where: str) -> str
         hint = " or ".join(repr(name) for name in dict.fromkeys(nearest))
         parts.append(f"{key!r}" + (f" (did you mean {hint}?)" if hint else ""))
     return f"Non-existent config key: {', '.join(parts)}{where}."
+
+
+def _type_sentence(message: str, where: str) -> str:
+    """The message of yacs about a value of another type, in words; other messages as they are."""
+    found = _TYPE_MISMATCH.fullmatch(message)
+    if found is None:
+        return f"{message}{where}"
+    wanted, given, default, value, key = found.groups()
+    return (
+        f"{key} is {value}, of type {given}; it must be of type {wanted}, such as the default, "
+        f"{default or repr(default)}{where}."
+    )
+
+
+_TYPE_MISMATCH = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs\. <class '([\w.]+)'>\) with values "
+    r"\((.*) vs\. (.*)\) for config key: (\S+)",
+    re.DOTALL,
+)
 
 
 global_cfg = CfgNode()

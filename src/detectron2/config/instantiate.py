@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ def _call_target(cfg: Mapping[str, Any], path: str) -> Any:
         return target(**built)
     except Exception as error:
         if isinstance(error, TypeError):
-            problem = _argument_problem(target, built)
+            problem = _argument_problem(target, built) or _passed_on_in_vain(error, built)
             if problem:
                 raise InstantiateError(f"{name}{where} {problem}") from error
         if path and hasattr(error, "add_note"):  # Python 3.11
@@ -119,6 +120,14 @@ def _argument_problem(target: Any, arguments: Mapping[str, Any]) -> str:
     except TypeError as error:
         return f"cannot be called: {error}; its arguments are {signature}."
     return ""
+
+
+def _passed_on_in_vain(error: TypeError, arguments: Mapping[str, Any]) -> str:
+    """What is wrong where `target` takes any argument and passes it on to what does not."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if found is None or found[2] not in arguments:
+        return ""
+    return f"has no argument {found[2]!r}, nor does its {found[1]}."
 
 
 def _name(target: Any) -> str:

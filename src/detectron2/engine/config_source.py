@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.config._lazy_modules import line_of_error
@@ -47,7 +48,37 @@ def resolve_config(
             # What yacs calls a failed assertion is a misspelt key on a command line.
             raise KeyError(str(error)) from None
         return cfg
+    _refuse_misspelt(cfg, overrides)
     return LazyConfig.apply_overrides(cfg, list(overrides))
+
+
+def _refuse_misspelt(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """A LazyConfig takes new keys, so a misspelt one would be added and never read.
+
+    Raises:
+        KeyError: a key is new and nearly one of its neighbours.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        near = None if key.startswith(("+", "~")) else _nearest_key(cfg, key.split("."))
+        if near is not None:
+            raise KeyError(
+                f"The config has no {key!r}; did you mean {near!r}? '+{override}' adds it anyway."
+            )
+
+
+def _nearest_key(cfg: DictConfig, parts: Sequence[str]) -> str | None:
+    """What looks like the first of `parts` that is new; None if none is, or nothing does."""
+    group: Any = cfg
+    for depth, name in enumerate(parts):
+        # Names of arguments are looked at when the target is called.
+        if not isinstance(group, DictConfig) or "_target_" in group:
+            return None
+        if name not in group:
+            near = difflib.get_close_matches(name, map(str, group), n=1, cutoff=0.8)
+            return ".".join([*parts[:depth], near[0], *parts[depth + 1 :]]) if near else None
+        group = None if OmegaConf.is_interpolation(group, name) else group.get(name)
+    return None
 
 
 def _load(source: Any) -> Any:
