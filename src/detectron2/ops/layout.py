@@ -19,6 +19,7 @@ __all__ = [
     "move_channels_first",
     "move_channels_last",
     "no_blocks",
+    "to_last",
 ]
 
 Array = NDArray[Any]

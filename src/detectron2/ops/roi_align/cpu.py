@@ -1,6 +1,8 @@
 """ROIAlign on CPU: tensors to arrays, work to threads; the loops are in `kernels`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.compiled import as_array
 from detectron2.ops.formats import is_channels_last
+from detectron2.ops.layout import mark_blocks, no_blocks, to_last
 from detectron2.ops.pooling import (
     cells_of,
     channels_per_thread,
@@ -23,6 +26,7 @@ from detectron2.ops.pooling import (
 )
 from detectron2.ops.roi_align.kernels import backward, forward
 from detectron2.ops.roi_align.reference import boxes_in_cells
+from detectron2.ops.roi_align.tables import sampling_tables
 from detectron2.ops.threads import parallel_for
 
 __all__ = [
@@ -34,8 +38,25 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+Work = Callable[[], None]
 
 ROIS_PER_CALL = 8
+CHANNELS_PER_STRIP = 32
+
+
+@dataclass
+class Level:
+    """A map of features, as a tensor and as arrays, and the boxes that are pooled from it."""
+
+    feature: Tensor  # (N, C, H, W)
+    images: Array  # (K,) int64, of these boxes
+    boxes: Array  # (K, 4) y0, x0, height and width in cells
+    rows: Array  # (K,) of the boxes in the output
+    tables: tuple[Array, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return (self.feature.shape[2], self.feature.shape[3])
 
 
 def boxes_of_levels(
@@ -58,6 +79,52 @@ def boxes_of_levels(
     return result
 
 
+def pool_boxes(level: Level, bins: tuple[int, int], output: Array, last: bool) -> list[Work]:
+    """Calls that pool a few boxes each, in all channels, from channels-last cells."""
+    count = len(level.rows)
+    everything = np.arange(count)
+    cells = cells_of(level.feature, level.images, level.boxes, everything)
+
+    def work(start: int) -> None:
+        stop = min(count, start + ROIS_PER_CALL)
+        forward(
+            cells, level.size, level.images, level.tables, bins, level.rows, output, last, 0,
+            start, stop,
+        )  # fmt: skip
+
+    return [partial(work, start) for start in range(0, count, ROIS_PER_CALL)]
+
+
+def pool_strips(level: Level, bins: tuple[int, int], output: Array) -> list[Work]:
+    """Calls that pool all boxes of an image, in a few channels each, from channels-first maps.
+
+    A strip of channels is turned into channels-last cells that fit the cache, and those of the
+    whole map, 55 MB on 200x272 cells with 256 channels, are never written to memory.
+    """
+    count, channels, height, width = level.feature.shape
+    planes = as_array(level.feature).reshape(count, channels, -1)
+    needed = no_blocks(count, height * width)
+    mark_blocks(needed, level.size, level.images, level.boxes, np.arange(len(level.rows)))
+    bounds = np.searchsorted(level.images, np.arange(count + 1))  # boxes are in order of images
+    in_strip = np.zeros_like(level.images)
+
+    def work(image: int, channel: int) -> None:
+        stop = min(channels, channel + CHANNELS_PER_STRIP)
+        strip = np.empty((1, height * width, stop - channel), planes.dtype)
+        blocks = needed[image : image + 1]
+        to_last(planes[image : image + 1, channel:stop], strip, blocks, 0, blocks.size)
+        forward(
+            strip, level.size, in_strip, level.tables, bins, level.rows, output, False, channel,
+            bounds[image], bounds[image + 1],
+        )  # fmt: skip
+
+    return [
+        partial(work, image, channel)
+        for image in np.unique(level.images)
+        for channel in range(0, channels, CHANNELS_PER_STRIP)
+    ]
+
+
 def multilevel_roi_align(
     features: Sequence[Tensor],
     rois: Tensor,
@@ -74,20 +141,24 @@ def multilevel_roi_align(
     images, channels = features[0].shape[:2]
     prepared = boxes_of_levels(rois, levels, spatial_scales, aligned, real, images)
     output = empty_bins(rois.shape[0], channels, bins, last, real)
-    calls: list[tuple[Any, ...]] = []
-    for feature, boxes in zip(features, prepared):
-        count = len(boxes[2])
-        if feature.numel() == 0 or count == 0:
+    # With fewer strips than threads some threads would have nothing to do.
+    in_strips = channels >= CHANNELS_PER_STRIP * torch.get_num_threads()
+    calls: list[Work] = []
+    for feature, (image_of, boxes, order) in zip(features, prepared):
+        if feature.numel() == 0 or len(order) == 0:
             continue
-        cells, size = cells_of(feature.detach().to(real), *boxes), tuple(feature.shape[2:])
-        for start in range(0, count, ROIS_PER_CALL):
-            stop = min(count, start + ROIS_PER_CALL)
-            arguments = (cells, size, *boxes, bins, sampling_ratio, output, last)
-            calls.append((*arguments, start, stop))
+        feature, boxes = feature.detach().to(real), boxes[order]
+        size = (feature.shape[2], feature.shape[3])
+        tables = sampling_tables(boxes, size, bins, sampling_ratio)
+        level = Level(feature, image_of[order], boxes, order, tables)
+        if in_strips and not (last or is_channels_last(feature)):
+            calls += pool_strips(level, bins, output)
+        else:
+            calls += pool_boxes(level, bins, output, last)
 
     def work(start: int, stop: int) -> None:
-        for arguments in calls[start:stop]:
-            forward(*arguments)
+        for call in calls[start:stop]:
+            call()
 
     parallel_for(work, len(calls), 1)
     return pooled_tensor(output, bins, last).to(features[0].dtype)
