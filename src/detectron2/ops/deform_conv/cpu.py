@@ -51,7 +51,8 @@ class Problem:
         self.groups, self.out_channels = groups, weight.shape[0]
         self.out_size = (offset.shape[2], offset.shape[3])
         self.places = offset.shape[2] * offset.shape[3]
-        # Channels last, (N, H * W, C) and, below, (groups, P * C / groups, C_out / groups).
+        # Channels last, (N, H * W, C) and, below, (groups, C_out / groups, P * C / groups), which
+        # is no copy of a weight in channels-last memory.
         cells = input.detach().to(self.real).permute(0, 2, 3, 1)
         self.cells = as_array(cells).reshape(images, self.size[0] * self.size[1], self.channels)
         shape = (images, offset_groups, self.taps)
@@ -62,7 +63,7 @@ class Problem:
         )
         share = self.out_channels // groups
         kernels = weight.detach().to(self.real).reshape(groups, share, *weight.shape[1:])
-        self.weight = kernels.permute(0, 3, 4, 2, 1).reshape(groups, weight[0].numel(), share)
+        self.weight = kernels.permute(0, 1, 3, 4, 2).reshape(groups, share, weight[0].numel())
         self.geometry = (
             weight.shape[3],
             self.out_size[1],
@@ -124,10 +125,14 @@ def deform_conv(
     images, out_channels = input.shape[0], weight.shape[0]
     output = torch.empty(images, problem.places, out_channels, dtype=problem.real)
     if output.numel():
+        weight = problem.weight.transpose(1, 2)
         for image, block, columns in problem.blocks():
-            product = torch.bmm(problem.read(image, block, columns), problem.weight)
-            rows = output[image, block].view(-1, groups, out_channels // groups)
-            rows.copy_(product.transpose(0, 1))
+            values, rows = problem.read(image, block, columns), output[image, block]
+            if groups == 1:
+                torch.bmm(values, weight, out=rows[None])
+            else:
+                rows = rows.view(-1, groups, out_channels // groups)
+                rows.copy_(torch.bmm(values, weight).transpose(0, 1))
     if bias is not None:
         output += bias.detach().to(problem.real)
     result = output.view(images, *problem.out_size, out_channels).permute(0, 3, 1, 2)
@@ -155,20 +160,18 @@ def deform_conv_backward(
     grads = grads.reshape(len(grad), problem.places, groups, len(weight) // groups)
     for image, block, columns in problem.blocks() if grad.numel() else ():
         rows = grads[image, block].transpose(0, 1)  # (groups, positions, C_out / groups)
-        of_weight += torch.bmm(problem.read(image, block, columns).transpose(1, 2), rows)
-        of_columns = torch.bmm(rows, problem.weight.transpose(1, 2)).numpy()
+        of_weight += torch.bmm(rows.transpose(1, 2), problem.read(image, block, columns))
+        of_columns = torch.bmm(rows, problem.weight).numpy()
         arguments = problem.arguments(image, of_columns.reshape(columns.shape), block)
         give_back(problem, image, arguments, of_cells, of_offset, of_mask)
     kernel = weight.shape[2:]
-    of_weight = of_weight.reshape(groups, *kernel, weight.shape[1], len(weight) // groups).permute(
-        0, 4, 3, 1, 2
-    )
+    of_weight = of_weight.reshape(len(weight), *kernel, weight.shape[1]).permute(0, 3, 1, 2)
     shape = (len(grad), *problem.size, problem.channels)
     of_input = torch.from_numpy(of_cells).view(shape).permute(0, 3, 1, 2)
     return (
         of_input.to(input.dtype).contiguous(memory_format=format_of(is_channels_last(input))),
         torch.from_numpy(of_offset).reshape(offset.shape).to(offset.dtype),
-        of_weight.reshape(weight.shape).to(weight.dtype).contiguous(),
+        of_weight.to(weight.dtype).contiguous(),
         offset.new_zeros(0)
         if mask is None
         else torch.from_numpy(of_mask).reshape(mask.shape).to(mask.dtype),
