@@ -207,7 +207,7 @@ GOOD_ROW = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.
             "1 of .* without category_id and score",
         ),
         ([{**GOOD_ROW, "category_id": 9}], "category 9; the dataset has 1"),
-        ([{**GOOD_ROW, "image_id": 77}], "no detection of an image of .*dataset.json"),
+        ([{**GOOD_ROW, "image_id": 77}], "image ids of .*dataset.json. do not match"),
     ],
     ids=["absent", "no JSON", "no list", "incomplete", "category", "other images"],
 )

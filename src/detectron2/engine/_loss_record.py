@@ -45,17 +45,7 @@ def record_losses(
     means = {name: sum(losses[name] for losses, *_ in everyone) / len(everyone) for name in values}
     norm = means.pop(GRADIENT_NORM, None) if gradient_norm is not None else None
     total = sum(means.values())
-    if not math.isfinite(total):
-        raise FloatingPointError(
-            f"The loss is not finite at iteration {iteration}: {prefix}total_loss = {total} from "
-            f"{means}. Typical reasons are a learning rate that is too high, a warm-up that is "
-            "too short, and boxes without area in the annotations."
-        )
-    if norm is not None and not math.isfinite(norm):
-        raise FloatingPointError(
-            f"The norm of the gradients is {norm} at iteration {iteration}, "
-            f"with the losses {means}."
-        )
+    _require_finite(total, norm, means, f"{prefix}total_loss", iteration)
     if not comm.is_main_process():
         return
     storage = get_event_storage()
@@ -67,6 +57,22 @@ def record_losses(
         storage.put_scalars(cur_iter=iteration, **means)
     if norm is not None:
         storage.put_scalar(GRADIENT_NORM, norm, cur_iter=iteration)
+
+
+def _require_finite(
+    total: float, norm: float | None, means: Mapping[str, float], name: str, iteration: int
+) -> None:
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"The loss is not finite at iteration {iteration}: {name} = {total} from {means}. "
+            "Typical reasons are a learning rate that is too high, a warm-up that is too short, "
+            "and boxes without area in the annotations."
+        )
+    if norm is not None and not math.isfinite(norm):
+        raise FloatingPointError(
+            f"The norm of the gradients is {norm} at iteration {iteration}, "
+            f"with the losses {means}."
+        )
 
 
 def _as_floats(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,7 @@ def visualize_dataset(
     found = None
     if predictions is not None:
         found = _results_by_image(predictions)
-        if found and not any(r["image_id"] in found for each in splits.values() for r in each):
-            raise ValueError(
-                f"{str(predictions)!r} has no detection of an image of {dataset!r}; the image ids "
-                "of the two do not match."
-            )
+        _require_common_images(found, splits, f"{str(predictions)!r} and {dataset!r}")
     count = 0
     for split, records in splits.items():
         metadata = MetadataCatalog.get(names[split])
@@ -77,6 +73,13 @@ def visualize_dataset(
             save_picture(picture, folder / picture_name)
             count += 1
     return count
+
+
+def _require_common_images(
+    found: Mapping[Any, Any], splits: Mapping[str, Sequence[dict[str, Any]]], names: str
+) -> None:
+    if found and not any(r["image_id"] in found for each in splits.values() for r in each):
+        raise ValueError(f"The image ids of {names} do not match: no detection can be drawn.")
 
 
 def draw_record(

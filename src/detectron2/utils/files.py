@@ -110,7 +110,8 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and (not path.is_dir() or (any(path.iterdir()) and not overwrite)):
         raise FileExistsError(
-            f"{str(path)!r} exists already; name another folder, or allow to overwrite it."
+            f"{str(path)!r} exists already; name another folder, or allow to overwrite it "
+            "(--overwrite)."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
