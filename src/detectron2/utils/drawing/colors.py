@@ -42,6 +42,13 @@ _TABLEAU = {
 }
 
 
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _parse_name(name: str) -> RGB | None:
     """RGB of a written colour, None if it is none."""
     if name in _LETTERS:
@@ -51,11 +58,8 @@ def _parse_name(name: str) -> RGB | None:
     elif name[:1] == "C" and name[1:].isdigit():
         red, green, blue = colormap(rgb=True, maximum=1)[int(name[1:]) % 7]
         return float(red), float(green), float(blue)
-    try:
-        level = float(name)
-    except ValueError:
-        pass
-    else:
+    level = _number(name)
+    if level is not None:  # of grey
         return (level, level, level) if 0 <= level <= 1 else None
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
