@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ops_contract import (
+    Kernel,
     assert_close,
     check_against_reference,
     generator,
@@ -241,6 +242,27 @@ def test_all_levels_match_reference_in_every_dtype(kernel, dtype):
     op = partial(multilevel_roi_align, output_size=4, spatial_scales=scales, aligned=True)
     leaves = tuple(f"level {level}" for level in range(5))
     check_against_reference(op, kernel, maps, rois, levels, leaves=leaves)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_channels_first_maps_have_the_bits_of_channels_last_ones(threads, monkeypatch):
+    # With one and two threads strip by strip, the last one of 11 channels; with four at once.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    sizes = [(24, 30), (12, 15), (6, 8)]
+    maps = [
+        torch.randn(3, 75, *size, generator=generator("strips", size)).double() for size in sizes
+    ]
+    levels = torch.tensor([0, 2, 0, 1, 0, 1])
+    rois = with_images(random_boxes(6, 90), 3).double()
+    rois[:, 0] = torch.tensor([2, 0, 0, 2, 0, 0])  # none on image 1
+    pool = partial(multilevel_roi_align, rois=rois, levels=levels, output_size=(3, 5))
+    kernel = Kernel("numba", "cpu")
+    with kernel.active():
+        first = pool(maps, spatial_scales=SCALES)
+        last = pool([laid_out(one, "channels_last") for one in maps], spatial_scales=SCALES)
+    assert torch.equal(first, last)
+    with dispatch.use_implementation("reference"):
+        assert_close(first, pool(maps, spatial_scales=SCALES))
 
 
 def test_a_level_without_cells_gives_zeros(kernel):
