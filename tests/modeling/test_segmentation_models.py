@@ -11,6 +11,7 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.structures import Boxes, Instances
+from host_waits import FAR, host_waits
 
 SHAPES = {
     "p4": ShapeSpec(channels=3, stride=16),
@@ -199,6 +200,20 @@ def test_without_instances_there_is_only_stuff():
     panoptic, segments = combine_semantic_and_instance_outputs(things, semantic, 0.5, 8, 0.5)
     assert (panoptic == 1).all()
     assert [s["category_id"] for s in segments] == [1]
+
+
+def test_a_gpu_is_waited_for_as_often_for_many_instances_as_for_one():
+    counts = []
+    for number in (1, 7):
+        with host_waits() as waits:
+            masks = rows(*((start, start + 2) for start in range(number)))
+            things = instances_of(masks, [0.9] * number).to(FAR, non_blocking=True)
+            semantic = torch.ones(8, 8, dtype=torch.int64).to(FAR, non_blocking=True)
+            waits.clear()
+            combine_semantic_and_instance_outputs(things, semantic, 0.5, 1, 0.5)
+        counts.append(len(waits))
+    # Candidates, which of them stay, the histogram of stuff, its values, and the ids of stuff.
+    assert counts == [5, 5], "\n".join(map(str, waits))
 
 
 # ---- panoptic model

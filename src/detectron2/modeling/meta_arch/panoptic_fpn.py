@@ -182,33 +182,47 @@ def combine_semantic_and_instance_outputs(
 def _paint_instances(
     instances: Instances, shape: torch.Size, overlap_threshold: float, score_threshold: float
 ) -> tuple[Tensor, list[SegmentInfo]]:
+    """What stays is decided where the masks are: the host waits twice, not for each instance."""
     masks = instances.pred_masks.to(torch.bool)
     panoptic = torch.zeros(shape, dtype=torch.int32, device=masks.device)
     free = torch.ones(shape, dtype=torch.bool, device=masks.device)
-    scores, order = instances.scores.sort(descending=True)
-    score_list, order_list = scores.tolist(), order.tolist()
-    categories = instances.pred_classes.tolist()
-    segments: list[SegmentInfo] = []
-    for score, index in zip(score_list, order_list):
-        if score < score_threshold:
-            break
+    last_id = torch.zeros((), dtype=torch.int32, device=masks.device)
+    candidates = _candidates(instances, score_threshold)
+    is_kept = []
+    for _, index, _ in candidates:
         visible = masks[index] & free
-        counts = torch.stack([torch.count_nonzero(masks[index]), torch.count_nonzero(visible)])
-        area, visible_area = counts.tolist()
-        if area == 0 or (area - visible_area) / area > overlap_threshold:
-            continue
-        panoptic.masked_fill_(visible, len(segments) + 1)
+        area = torch.count_nonzero(masks[index])
+        hidden = (area - torch.count_nonzero(visible)).double()
+        # Of an empty mask it is 0 / 0, which is no number and not below the threshold.
+        kept = hidden / area <= overlap_threshold
+        visible &= kept
+        last_id += kept
+        panoptic = torch.where(visible, last_id, panoptic)
         free ^= visible
-        segments.append(
-            {
-                "id": len(segments) + 1,
-                "isthing": True,
-                "score": score,
-                "category_id": categories[index],
-                "instance_id": index,
-            }
-        )
-    return panoptic, segments
+        is_kept.append(kept)
+    answers = torch.stack(is_kept).tolist() if is_kept else []
+    found = [candidate for candidate, kept in zip(candidates, answers) if kept]
+    return panoptic, [
+        {
+            "id": number,
+            "isthing": True,
+            "score": score,
+            "category_id": category,
+            "instance_id": index,
+        }
+        for number, (score, index, category) in enumerate(found, start=1)
+    ]
+
+
+def _candidates(instances: Instances, score_threshold: float) -> list[tuple[float, int, int]]:
+    """Score, index and class of the instances that may be painted, the best one first."""
+    scores, order = instances.scores.sort(descending=True)
+    classes = instances.pred_classes[order]
+    # In one table, which is one wait for a GPU; these numbers are exact in float64.
+    table = torch.stack([scores.double(), order.double(), classes.double()], dim=1).tolist()
+    return [
+        (score, int(index), int(label)) for score, index, label in table if score >= score_threshold
+    ]
 
 
 def _paint_stuff(
