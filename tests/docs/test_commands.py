@@ -38,12 +38,13 @@ def leaves(command, path=()):
         yield from leaves(child, (*path, name))
 
 
-VERBS = list(leaves(typer.main.get_command(app)))
+COMMAND = typer.main.get_command(app)
+VERBS = list(leaves(COMMAND))
 
 
 def parse(words):
     """Raises what click raises where a word, an option or a value is not understood."""
-    words, command = list(words), typer.main.get_command(app)
+    words, command = list(words), COMMAND
     while words and hasattr(command, "commands") and words[0] in command.commands:
         command = command.commands[words.pop(0)]
     context = command.make_context("detectron2", words)
