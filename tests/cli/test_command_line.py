@@ -120,6 +120,23 @@ def test_predict_writes_json_lines(run_here, photos, tmp_path):
     assert json.loads(line)["file_name"] == "grey.png"
 
 
+def test_predict_says_segmented_where_a_model_has_no_detections(run_here, photos, tmp_path):
+    config = tmp_path / "semantic.yaml"
+    config.write_text(
+        "MODEL: {META_ARCHITECTURE: SemanticSegmentor, DEVICE: cpu, BACKBONE: {NAME: "
+        "build_resnet_fpn_backbone}, RESNETS: {DEPTH: 18, RES2_OUT_CHANNELS: 64, OUT_FEATURES: "
+        "[res2, res3, res4, res5]}, FPN: {IN_FEATURES: [res2, res3, res4, res5]}}\n"
+        "INPUT: {MIN_SIZE_TEST: 64}\n"
+    )
+    code, out, err = run_here(
+        "predict", photos / "grey.png", "--config", config, "--random-weights",
+        "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "1 images segmented (the file of detections is empty)" in " ".join(out.split())
+    assert (tmp_path / "out" / "grey.png").stat().st_size > 0
+
+
 def test_predict_without_network_says_where_to_put_the_weights(photos, tmp_path):
     # A proxy that does not exist stands for a machine without a network.
     nowhere = "http://127.0.0.1:9"

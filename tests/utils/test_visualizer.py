@@ -608,6 +608,20 @@ class TestDatasetDict:
         visualizer.draw_dataset_dict({"sem_seg_file_name": str(tmp_path / "sem.png")})
         assert [label.text for label in visualizer.output.labels] == ["sky"]
 
+    def test_segments_of_classes_without_names_are_drawn_with_their_numbers(self):
+        visualizer = Visualizer(gray_picture(), Metadata(name="nameless"))
+        labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+        labels[40:80], labels[80:] = 7, 255  # 255 is ignored
+        visualizer.draw_sem_seg(labels)
+        assert {label.text for label in visualizer.output.labels} == {"0", "7"}
+        infos = [
+            {"id": 7, "isthing": True, "category_id": 4},
+            {"id": 255, "isthing": False, "category_id": 9},
+        ]
+        visualizer = Visualizer(gray_picture(), Metadata(name="nameless"))
+        visualizer.draw_panoptic_seg(torch.from_numpy(labels.astype(np.int32)), infos)
+        assert {label.text for label in visualizer.output.labels} == {"4", "9"}
+
     def test_panoptic_maps_are_read_from_files(self, visualizer, tmp_path):
         digits = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
         digits[:60], digits[60:] = (1, 2, 0), (0, 0, 1)  # ids 513 and 65536

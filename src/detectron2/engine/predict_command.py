@@ -80,10 +80,14 @@ def run_predict(options: PredictOptions) -> PredictionSummary:
         console.print(f"skipped {name}: {reason}", markup=False)
     if not summary.images:
         raise ValueError("No image could be read; the reasons are above.")
-    console.print(
-        f"{summary.detections} detections in {summary.images} images; results in {options.output}"
-    )
+    console.print(f"{_what_was_found(summary)}; results in {options.output}")
     return summary
+
+
+def _what_was_found(summary: PredictionSummary) -> str:
+    if summary.detections is None:
+        return f"{summary.images} images segmented (the file of detections is empty)"
+    return f"{summary.detections} detections in {summary.images} images"
 
 
 def _writer(options: PredictOptions, class_names: list[str]) -> ResultWriter:

@@ -35,10 +35,16 @@ Predictor = Callable[[np.ndarray], dict[str, Any]]
 
 @dataclass
 class PredictionSummary:
-    """What happened: `skipped` holds (name, reason) of images that could not be read."""
+    """What happened.
+
+    Attributes:
+        images: how many were predicted.
+        detections: of all images together; None if the model segments pixels and finds no objects.
+        skipped: (name, reason) of the images that could not be read.
+    """
 
     images: int = 0
-    detections: int = 0
+    detections: int | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -153,7 +159,7 @@ def predict_files(
             outputs = _above(predictor(pixels), min_score)
             if "instances" in outputs:
                 writer.add(image.name, outputs["instances"])
-                summary.detections += len(outputs["instances"])
+                summary.detections = (summary.detections or 0) + len(outputs["instances"])
             if picture_folder is not None:
                 rgb = convert_image_to_rgb(pixels, image_format)
                 picture = draw_predictions(rgb, outputs, metadata)

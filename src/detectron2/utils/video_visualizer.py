@@ -171,14 +171,18 @@ class VideoVisualizer:
             visualizer.draw_binary_mask(
                 mask,
                 color=visualizer._stuff_color(category),
-                text=self.metadata.stuff_classes[category],
+                text=visualizer._stuff_name(category),
                 alpha=alpha,
                 area_threshold=area_threshold,
             )
         things = list(segments.instance_masks())
         if not things:
             return visualizer.output
-        labels = [self.metadata.thing_classes[info["category_id"]] for _, info in things]
+        labels = _create_text_labels(
+            [info["category_id"] for _, info in things],
+            None,
+            self.metadata.get("thing_classes", None),
+        )
         return visualizer.overlay_instances(
             masks=[mask for mask, _ in things],
             labels=labels,

@@ -36,6 +36,7 @@ _OFF_WHITE = (1.0, 1.0, 240.0 / 255)
 _BLACK = (0, 0, 0)
 _RED = (1.0, 0, 0)
 _KEYPOINT_THRESHOLD = 0.05
+_IGNORED_LABEL = 255
 _create_text_labels = create_text_labels
 
 
@@ -159,7 +160,8 @@ class Visualizer(InstanceDrawing):
         """Draw a semantic segmentation.
 
         Args:
-            sem_seg: (H, W) class indices; those without a name are not drawn.
+            sem_seg: (H, W) class indices; those without a name are not drawn. Without
+                `stuff_classes` in the metadata all but 255 and negative ones are, as numbers.
             area_threshold: regions with fewer pixels are left out.
             alpha: opacity of the masks.
             draw_text: write the class into each mask.
@@ -167,19 +169,23 @@ class Visualizer(InstanceDrawing):
         """
         sem_seg = np.asarray(sem_seg.cpu() if isinstance(sem_seg, torch.Tensor) else sem_seg)
         labels, areas = np.unique(sem_seg, return_counts=True)
-        names = self.metadata.stuff_classes
+        count = len(self.metadata.get("stuff_classes", range(_IGNORED_LABEL)))
         for label in labels[np.argsort(-areas, kind="stable")].tolist():
-            if not 0 <= label < len(names):
+            if not 0 <= label < count:
                 continue
             self.draw_binary_mask(
                 sem_seg == label,
                 color=self._stuff_color(label),
                 edge_color=edge_color,
-                text=names[label] if draw_text else None,
+                text=self._stuff_name(label) if draw_text else None,
                 alpha=alpha,
                 area_threshold=area_threshold,
             )
         return self.output
+
+    def _stuff_name(self, label: int) -> str:
+        names = self.metadata.get("stuff_classes", ())
+        return names[label] if 0 <= label < len(names) else str(label)
 
     def _stuff_color(self, label: int) -> Color | None:
         palette = self.metadata.get("stuff_colors", None)
@@ -212,7 +218,7 @@ class Visualizer(InstanceDrawing):
                 mask,
                 color=self._stuff_color(category),
                 edge_color=_OFF_WHITE,
-                text=self.metadata.stuff_classes[category],
+                text=self._stuff_name(category),
                 alpha=alpha,
                 area_threshold=area_threshold,
             )
@@ -227,7 +233,7 @@ class Visualizer(InstanceDrawing):
             labels=_create_text_labels(
                 classes,
                 [info["score"] for info in infos] if scored else None,
-                self.metadata.thing_classes,
+                self.metadata.get("thing_classes", None),
                 [info.get("iscrowd", 0) for info in infos],
             ),
             assigned_colors=self._class_colors(classes),
