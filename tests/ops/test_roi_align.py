@@ -252,9 +252,9 @@ def test_channels_first_maps_have_the_bits_of_channels_last_ones(threads, monkey
     maps = [
         torch.randn(3, 75, *size, generator=generator("strips", size)).double() for size in sizes
     ]
-    levels = torch.tensor([0, 2, 0, 1, 0, 1])
-    rois = with_images(random_boxes(6, 90), 3).double()
-    rois[:, 0] = torch.tensor([2, 0, 0, 2, 0, 0])  # none on image 1
+    levels = torch.tensor([0, 2, 0, 1, 0]).repeat(40)  # 40 boxes on each of two levels
+    rois = with_images(random_boxes(200, 90), 3).double()
+    rois[:, 0] = torch.tensor([2, 0, 0, 2, 0, 0, 0, 2]).repeat(25)  # none on image 1
     pool = partial(multilevel_roi_align, rois=rois, levels=levels, output_size=(3, 5))
     kernel = Kernel("numba", "cpu")
     with kernel.active():

@@ -42,6 +42,9 @@ Work = Callable[[], None]
 
 ROIS_PER_CALL = 8
 CHANNELS_PER_STRIP = 32
+# Fewer boxes of a level read little of its map, for which each strip is a call of its own: one box
+# takes 1.5 instead of 1.7 ms in one thread, ten 2.3 instead of 3.6, a hundred 15 instead of 11.
+BOXES_FOR_STRIPS = 32
 
 
 @dataclass
@@ -95,6 +98,17 @@ def pool_boxes(level: Level, bins: tuple[int, int], output: Array, last: bool) -
     return [partial(work, start) for start in range(0, count, ROIS_PER_CALL)]
 
 
+def suits_strips(level: Level) -> bool:
+    """Whether `pool_strips` is faster than `pool_boxes`, for an output of channels-first memory."""
+    # With fewer strips than threads some threads would have nothing to do.
+    strips = level.feature.shape[1] // CHANNELS_PER_STRIP
+    return (
+        strips >= torch.get_num_threads()
+        and len(level.rows) >= BOXES_FOR_STRIPS
+        and not is_channels_last(level.feature)
+    )
+
+
 def pool_strips(level: Level, bins: tuple[int, int], output: Array) -> list[Work]:
     """Calls that pool all boxes of an image, in a few channels each, from channels-first maps.
 
@@ -141,8 +155,6 @@ def multilevel_roi_align(
     images, channels = features[0].shape[:2]
     prepared = boxes_of_levels(rois, levels, spatial_scales, aligned, real, images)
     output = empty_bins(rois.shape[0], channels, bins, last, real)
-    # With fewer strips than threads some threads would have nothing to do.
-    in_strips = channels >= CHANNELS_PER_STRIP * torch.get_num_threads()
     calls: list[Work] = []
     for feature, (image_of, boxes, order) in zip(features, prepared):
         if feature.numel() == 0 or len(order) == 0:
@@ -151,7 +163,7 @@ def multilevel_roi_align(
         size = (feature.shape[2], feature.shape[3])
         tables = sampling_tables(boxes, size, bins, sampling_ratio)
         level = Level(feature, image_of[order], boxes, order, tables)
-        if in_strips and not (last or is_channels_last(feature)):
+        if not last and suits_strips(level):
             calls += pool_strips(level, bins, output)
         else:
             calls += pool_boxes(level, bins, output, last)
