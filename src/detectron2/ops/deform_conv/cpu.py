@@ -2,8 +2,9 @@
 
 Budget, per output position: 4 P C values read, mostly from cache, P C written and read once by
 the product, of 2 P C C_out flops. Measured on two cores (Xeon, AVX-512) at three stages of a
-ResNet-50: 1.6 to 2.1 times as fast as torchvision forward, where half of the time is the product
-that both need, and 3.4 to 5.0 times with gradients (benchmarks/ops/deform_conv.py).
+ResNet-50: 3.8 to 6.0 times as fast as torchvision forward, where at the last stage two thirds of
+the time are the product that both need, and 10 to 15 times with gradients
+(benchmarks/ops/deform_conv.py).
 """
 
 from collections.abc import Iterator, Sequence

@@ -154,7 +154,10 @@ def multilevel_roi_align(
     last, bins = is_channels_last(features[0]), (height, width)
     images, channels = features[0].shape[:2]
     prepared = boxes_of_levels(rois, levels, spatial_scales, aligned, real, images)
-    output = empty_bins(rois.shape[0], channels, bins, last, real)
+    pooled = sum(len(order) for one, (*_, order) in zip(features, prepared) if one.numel())
+    output = empty_bins(
+        rois.shape[0], channels, bins, last, real, all_written=pooled == rois.shape[0]
+    )
     calls: list[Work] = []
     for feature, (image_of, boxes, order) in zip(features, prepared):
         if feature.numel() == 0 or len(order) == 0:
