@@ -173,6 +173,14 @@ def test_a_hidden_a_weak_and_an_empty_instance_are_dropped():
     assert panoptic[:, 0].tolist() == [1] * 4 + [0] * 4
 
 
+def test_ids_are_counted_without_the_instances_that_are_dropped():
+    nothing = torch.zeros(8, 8, dtype=torch.int64)
+    things = instances_of(rows((0, 4), (0, 5), (6, 8)), [0.9, 0.8, 0.7])
+    panoptic, segments = combine_semantic_and_instance_outputs(things, nothing, 0.5, 4, 0.5)
+    assert [(s["id"], s["instance_id"]) for s in segments] == [(1, 0), (2, 2)]
+    assert panoptic[:, 0].tolist() == [1] * 4 + [0] * 2 + [2] * 2
+
+
 def test_exactly_the_threshold_of_overlap_is_allowed():
     nothing = torch.zeros(8, 8, dtype=torch.int64)
     things = instances_of(rows((0, 4), (2, 6)), [0.9, 0.8])
