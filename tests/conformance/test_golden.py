@@ -98,7 +98,7 @@ def inference_and_training():
 
 
 # Four threads that wait for one another by spinning share two cores with whatever else runs there:
-# 130 s of a quiet machine were more than 300 on a busy one.
+# what took two minutes in one run took more than five in the next.
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
