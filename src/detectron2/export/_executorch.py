@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
-import warnings
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from detectron2.export._batched_trace import example_batch
 from detectron2.export.batched import BatchedModel, UnsupportedModelError
 from detectron2.export.calibration import Batches, evenly_chosen
 from detectron2.export.info import ExportInfo
+from detectron2.export.runtimes.executorch import INFO_NAME, quiet
 from detectron2.export.tracing import replaced
 
 __all__ = ["write_executorch", "write_int8_executorch"]
@@ -93,8 +92,6 @@ def _write(program: ExportedProgram, info: ExportInfo, path: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-    from detectron2.export.runtimes.executorch import INFO_NAME
-
     # Defines how operations that round to 8 bits are written.
     importlib.import_module("executorch.kernels.quantized")
     layers = [getattr(config, name) for name in _LAYERS if hasattr(config, name)]
@@ -109,28 +106,10 @@ def _write(program: ExportedProgram, info: ExportInfo, path: Path) -> None:
         edge.to_executorch().write_to_file(stream)
 
 
-# They tell of GPU kernels that do not load where there is no GPU, and of each other's age.
-_TALKATIVE = ("torchao", "torch.utils._pytree")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
-
-
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
     """Without gradients and warnings; errors of the compiler become one sentence."""
-    with torch.no_grad(), warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")  # of the compiler about itself
+    with torch.no_grad(), quiet():
         try:
             yield
         except Exception as error:  # every pass of the compiler has errors of its own

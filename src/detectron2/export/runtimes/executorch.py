@@ -1,25 +1,41 @@
 """ExecuTorch programs, run by the runtime in the package of that name."""
 
+import contextlib
 import ctypes
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 INFO_NAME = "detectron2"
+# torchao tells of GPU kernels where there is no GPU, and PyTorch of their age.
+TALKATIVE = ("torchao", "torch.utils._pytree")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what ExecuTorch and its libraries say about themselves."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 class Runtime:
     """A .pte file; it runs on the CPU."""
 
     def __init__(self, path: str, device: str = "cpu") -> None:
-        with warnings.catch_warnings():
-            # Of ExecuTorch's about itself; torchao tells of GPU kernels where there is no GPU.
-            warnings.simplefilter("ignore")
-            for name in ("torchao", "torch.utils._pytree"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+        with quiet():
             from executorch.runtime import Runtime, Verification
 
         if device != "cpu":
