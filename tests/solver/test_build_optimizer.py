@@ -264,3 +264,54 @@ def test_what_is_no_optimizer_and_unknown_types_are_refused():
 def test_convention_clip_types_are_an_enum_of_their_names():
     assert GradientClipType("value") is GradientClipType.VALUE
     assert GradientClipType("norm") is GradientClipType.NORM
+
+
+def momentum_model():
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY = 0.1, 0.0
+    model = nn.ParameterList([torch.ones(3), torch.ones(2)])
+    optimizer = build_optimizer(cfg, model)
+    assert optimizer.param_groups[0]["fused"] and optimizer.param_groups[0]["momentum"] == 0.9
+    return model, optimizer
+
+
+def test_a_parameter_may_get_its_first_gradient_after_the_first_step():
+    model, optimizer = momentum_model()
+    model[0].grad = torch.ones(3)
+    optimizer.step()
+    model[1].grad = torch.ones(2)
+    optimizer.step()
+    assert torch.allclose(model[0], torch.tensor(1 - 0.1 - 0.19))
+    assert torch.allclose(model[1], torch.tensor(1 - 0.1))
+
+
+def test_a_first_step_that_a_scaler_skips_leaves_no_momentum(monkeypatch):
+    model, optimizer = momentum_model()
+    # What the memory of a new tensor holds is chance; on a GPU often the inf of before.
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, torch.inf))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for factor in (torch.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(factor * (model[0].sum() + model[1].sum())).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 2.0
+    assert torch.allclose(model[0], torch.tensor(0.9))
+
+
+def test_a_first_step_from_a_momentum_of_zeros_has_the_bits_of_one_without():
+    torch.manual_seed(0)
+    weights, gradients = torch.randn(50), torch.randn(3, 50)
+
+    def trained(optimizer, parameter):
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        return parameter.detach()
+
+    plain = nn.Parameter(weights.clone())
+    expected = trained(torch.optim.SGD([plain], 0.1, momentum=0.9, fused=True), plain)
+    model, optimizer = momentum_model()
+    model[0].data = weights.clone()
+    assert torch.equal(trained(optimizer, model[0]), expected)

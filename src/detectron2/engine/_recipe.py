@@ -16,7 +16,7 @@ from detectron2.config.training_defaults import TRAINING
 from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 from detectron2.engine._step_guard import StepGuard
-from detectron2.solver.build import fused_runs_on
+from detectron2.solver.build import fused_runs_on, start_momentum_at_zero
 from detectron2.utils.registry import locate
 
 WRITER_PERIOD = 20
@@ -204,7 +204,10 @@ class LazyRecipe(_Recipe):
         decided = {"fused", "foreach", "capturable", "differentiable"} & set(options)
         if target in _HAVE_FUSED_KERNELS and not decided:
             options.fused = fused_runs_on([{"params": list(model.parameters())}])
-        return instantiate(options)
+        optimizer = instantiate(options)
+        if isinstance(optimizer, torch.optim.Optimizer):
+            start_momentum_at_zero(optimizer)
+        return optimizer
 
     def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
         from detectron2.solver import LRMultiplier

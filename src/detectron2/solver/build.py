@@ -86,7 +86,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ValueError(f"SOLVER.OPTIMIZER is {name!r}; use one of {sorted(_OPTIMIZERS)}.")
     optimizer_type, table = _OPTIMIZERS[name]
     optimizer_type = maybe_add_gradient_clipping(cfg, optimizer_type)
-    return optimizer_type(params, fused=fused_runs_on(params), **read_arguments(cfg, table))
+    optimizer = optimizer_type(params, fused=fused_runs_on(params), **read_arguments(cfg, table))
+    start_momentum_at_zero(optimizer)
+    return optimizer
 
 
 def fused_runs_on(params: Sequence[ParamGroup]) -> bool | None:
@@ -102,6 +104,30 @@ def fused_runs_on(params: Sequence[ParamGroup]) -> bool | None:
         for p in members
     )
     return True if fits and members else None
+
+
+def start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters a momentum of zeros before the fused kernel of SGD makes one itself.
+
+    Where only some parameters had a gradient in the first step it fails in the next one; and where
+    a `GradScaler` skips the first step, as it does while it looks for its scale, the momentum is
+    what happened to be in the memory. From zeros the first step has the same bits. Other
+    optimizers are left alone, and so is one with dampening, whose first step has none.
+    """
+
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["fused"] and group["momentum"] else ():
+                if parameter.grad is None:
+                    continue
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+
+    if isinstance(optimizer, torch.optim.SGD) and not any(
+        group["dampening"] for group in optimizer.param_groups
+    ):
+        optimizer.register_step_pre_hook(before_step)
 
 
 _OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, str]]] = {
