@@ -30,7 +30,7 @@ class Graphed(Faster):
 
     def trunk_in_use(self) -> AbstractContextManager[Any]:
         """Held while output of the trunk is read: another thread's call would overwrite it."""
-        return nullcontext() if self.graphs is None else self.graphs.lock
+        return nullcontext() if self.graphs is None else self.graphs.in_use()
 
     def run_trunk(
         self, function: Callable[[Tensor], Any], images: Tensor, parts: Sequence[nn.Module]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -49,32 +51,88 @@ class CudaRecording:
 
 
 class CudaRecorder:
-    """Records on the current GPU; all its recordings share one pool of memory.
+    """Records on the GPU of the images; recordings that live together share one pool of memory.
 
     They may, because they run one after the other, each when the output of the one before it is
     no longer read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cuda: Any = torch.cuda) -> None:
+        """
+        Args:
+            cuda: what has the streams and graphs; tests bring their own.
+        """
+        self._cuda = cuda
+        self._living: weakref.WeakSet[CudaRecording] = weakref.WeakSet()
+        self._failed: list[Any] = []
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self._pool: Any = None
+        self._streams: dict[torch.device, Any] = {}
 
     def __call__(self, function: Callable[[Tensor], Any], images: Tensor) -> Recording:
-        self._warm_up(function, images)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        # Other threads, which prepare the next images, go on with what they do.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            output = function(images)
-        return CudaRecording(graph, output)
+        device = images.device
+        # PyTorch records on the current GPU, which need not be the one of the model: a recording
+        # of the other one would be empty. And where recording fails, PyTorch leaves its own
+        # stream as the current one, which the outer of these blocks puts back.
+        with self._cuda.device(device), self._cuda.stream(self._cuda.current_stream(device)):
+            self._warm_up(function, images)
+            return self._capture(function, images)
 
     def _warm_up(self, function: Callable[[Tensor], Any], images: Tensor) -> None:
-        stream = torch.cuda.Stream(images.device)
-        stream.wait_stream(torch.cuda.current_stream(images.device))
-        with torch.cuda.stream(stream):
+        current = self._cuda.current_stream(images.device)
+        stream = self._cuda.Stream(images.device)
+        stream.wait_stream(current)
+        with self._cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):
                 function(images)
-        torch.cuda.current_stream(images.device).wait_stream(stream)
+        current.wait_stream(stream)
+
+    def _capture(self, function: Callable[[Tensor], Any], images: Tensor) -> CudaRecording:
+        if self._pool is None or not self._living:
+            # PyTorch gives a pool up with its last graph, and refuses to record into it again.
+            self._pool = self._cuda.graph_pool_handle()
+        stream = self._streams.get(images.device)
+        if stream is None:
+            stream = self._streams[images.device] = self._cuda.Stream(images.device)
+        graph = self._cuda.CUDAGraph()
+        try:
+            # Other threads, which prepare the next images, go on with what they do.
+            with self._cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                output = function(images)
+        except BaseException:
+            # Versions of PyTorch up to 2.11 believe that this recording goes on: they ask the
+            # graph about it whenever memory is taken, and let none other into its pool.
+            self._failed.append(graph)
+            self._start_anew()
+            raise
+        recording = CudaRecording(graph, output)
+        self._living.add(recording)
+        return recording
+
+
+class Fence:
+    """Keeps a stream from overwriting what work on another one still reads."""
+
+    def __init__(self, cuda: Any = torch.cuda) -> None:
+        """
+        Args:
+            cuda: what has the streams; tests bring their own.
+        """
+        self._cuda = cuda
+        self._last_read: Any = None
+
+    def wait(self, device: torch.device) -> None:
+        """Let later work on the current stream wait for what came before the last `set`."""
+        if self._last_read is not None:
+            self._cuda.current_stream(device).wait_event(self._last_read)
+
+    def set(self, device: torch.device) -> None:
+        """Everything on the current stream up to here has to be done before the next `wait`."""
+        self._last_read = self._cuda.current_stream(device).record_event()
 
 
 class _Recorded:
@@ -94,8 +152,7 @@ class TrunkGraphs:
     Attributes:
         buckets: (height, width) that batches are padded to.
         capacity: recordings that are kept, those used last.
-        lock: to be held from a call until its output is no longer read, since the next call
-            overwrites it.
+        fence: keeps a call on another stream from what is still read.
     """
 
     def __init__(
@@ -119,7 +176,9 @@ class TrunkGraphs:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}; use at least 1.")
         self.capacity = capacity
-        self.lock = threading.RLock()
+        self.fence = Fence()
+        self._lock = threading.RLock()
+        self._replayed_on: torch.device | None = None
         self._recorder = recorder
         self._record: Recorder = CudaRecorder() if recorder is None else recorder
         self._recorded: OrderedDict[Any, _Recorded] = OrderedDict()
@@ -130,6 +189,18 @@ class TrunkGraphs:
     def __reduce__(self) -> Any:
         # Copies and pickles record anew.
         return TrunkGraphs, (self.buckets, self._recorder, self.capacity)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Surrounds a call and what reads its output, which the next call overwrites; other
+        threads wait meanwhile, and their GPU streams too."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                device, self._replayed_on = self._replayed_on, None
+                if device is not None:
+                    self.fence.set(device)
 
     def applies_to(self, images: Tensor) -> bool:
         """Whether it can record on the device of `images`."""
@@ -164,7 +235,7 @@ class TrunkGraphs:
             state: recordings are thrown away when it changes: of weights and settings.
 
         Returns:
-            What `function` returns; the next call may overwrite it.
+            What `function` returns; it may be overwritten after the `in_use` around the call.
         """
         if state != self._state:
             self.clear()
@@ -177,6 +248,9 @@ class TrunkGraphs:
         if recorded is None:
             return function(padded(images, bucket))
         self._recorded.move_to_end(key)
+        if images.device.type != "cpu":
+            self.fence.wait(images.device)
+            self._replayed_on = images.device
         write_padded(recorded.images, images)
         recorded.recording.replay()
         return recorded.recording.output

@@ -1,0 +1,184 @@
+"""What `CudaRecorder` asks of PyTorch, told by a stand-in with PyTorch's rules of recording."""
+
+import contextlib
+import threading
+
+import pytest
+import torch
+
+from detectron2.engine.inference.graphs import CudaRecorder, Fence, TrunkGraphs
+
+SECOND = torch.device("cuda", 1)
+
+
+class Stream:
+    def __init__(self, cuda, device):
+        self.cuda, self.device, self.waits_for = cuda, torch.device(device), []
+
+    def wait_stream(self, stream):
+        self.waits_for.append(stream)
+
+    def wait_event(self, event):
+        self.waits_for.append(event)
+
+    def record_event(self):
+        return "event of", self
+
+
+class Cuda:
+    """`torch.cuda` of two devices: where it records, what is current, and how pools live."""
+
+    def __init__(self):
+        self.device_now = torch.device("cuda", 0)
+        self.current = {torch.device("cuda", i): Stream(self, f"cuda:{i}") for i in (0, 1)}
+        self.users_of_pool, self.captures = {}, []
+
+    def Stream(self, device):
+        return Stream(self, device)
+
+    def current_stream(self, device):
+        return self.current[torch.device(device)]
+
+    @contextlib.contextmanager
+    def device(self, device):
+        before, self.device_now = self.device_now, device
+        yield
+        self.device_now = before
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before = self.current[stream.device]
+        self.current[stream.device] = stream
+        try:
+            yield
+        finally:
+            self.current[stream.device] = before
+
+    def graph_pool_handle(self):
+        self.users_of_pool[len(self.users_of_pool)] = 0
+        return len(self.users_of_pool) - 1
+
+    def CUDAGraph(self):
+        cuda = self
+
+        class Graph:
+            pool = None
+
+            def __del__(self):
+                if self.pool is not None:
+                    cuda.users_of_pool[self.pool] -= 1
+
+        return Graph()
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        # As the allocator does, of a pool that was given up with its last graph.
+        assert self.users_of_pool[pool] > 0 or pool not in [c["pool"] for c in self.captures]
+        self.users_of_pool[pool] += 1
+        self.captures.append({"pool": pool, "stream": stream, "device": self.device_now})
+        before = self.current_stream(stream.device)
+        self.current[stream.device] = stream
+        yield  # where the block raises, PyTorch's cudaStreamEndCapture raises too
+        self.current[stream.device] = before
+        graph.pool = pool
+
+
+class Images:
+    """Stands for a tensor on the second GPU."""
+
+    device = SECOND
+
+
+@pytest.fixture
+def cuda():
+    return Cuda()
+
+
+def fails_when_recorded(cuda):
+    def run(images):
+        if cuda.captures:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    return run
+
+
+def test_recordings_that_live_share_a_pool_and_one_after_them_gets_its_own(cuda):
+    recorder = CudaRecorder(cuda)
+    first, second = (recorder(lambda images: "output", Images()) for _ in range(2))
+    del first
+    third = recorder(lambda images: "output", Images())
+    del second, third
+    recorder(lambda images: "output", Images())
+    assert [capture["pool"] for capture in cuda.captures] == [0, 0, 0, 1]
+    assert len({capture["stream"] for capture in cuda.captures}) == 1
+
+
+def test_the_device_of_the_images_records_though_another_one_is_current(cuda):
+    seen = []
+    CudaRecorder(cuda)(lambda images: seen.append(cuda.current_stream(SECOND)), Images())
+    (capture,) = cuda.captures
+    assert capture["device"] == capture["stream"].device == SECOND
+    assert seen[-1] is capture["stream"] and seen[0] is not capture["stream"]
+    assert cuda.device_now == torch.device("cuda", 0)
+
+
+def test_the_warm_up_waits_for_the_images_and_is_waited_for(cuda):
+    seen, current = [], cuda.current_stream(SECOND)
+    CudaRecorder(cuda)(lambda images: seen.append(cuda.current_stream(SECOND)), Images())
+    side = seen[0]
+    assert side.waits_for == [current] and current.waits_for == [side]
+
+
+def test_after_a_failure_the_stream_is_the_one_of_before_and_the_pool_a_new_one(cuda):
+    before, recorder = cuda.current_stream(SECOND), CudaRecorder(cuda)
+    with pytest.raises(RuntimeError, match="capturing"):
+        recorder(fails_when_recorded(cuda), Images())
+    assert cuda.current_stream(SECOND) is before
+    recorder(lambda images: "output", Images())
+    failed, capture = cuda.captures
+    assert failed["pool"] != capture["pool"] and failed["stream"] is not capture["stream"]
+
+
+class Replayed:
+    """A recording of nothing, on a device that is not the CPU."""
+
+    output = None
+
+    def replay(self):
+        pass
+
+
+def test_another_stream_waits_until_the_output_of_the_last_call_was_read():
+    cuda = Cuda()
+    graphs = TrunkGraphs([(32, 32)], lambda function, images: Replayed())
+    graphs.fence = Fence(cuda)
+    meta = torch.device("meta")
+    cuda.current[meta] = first = Stream(cuda, meta)
+    images = torch.zeros(1, 3, 20, 30, device=meta)
+
+    def call():
+        with graphs.in_use():
+            graphs(lambda batch: None, images, (32, 32), 0)
+
+    call(), call()  # as it is, then recorded and replayed
+    assert first.waits_for == []
+    cuda.current[meta] = second = Stream(cuda, meta)
+    call()
+    assert second.waits_for == [("event of", first)]
+
+
+def test_another_thread_waits_while_an_output_is_in_use():
+    graphs, order = TrunkGraphs([(32, 32)]), []
+
+    def other():
+        with graphs.in_use():
+            order.append("other")
+
+    with graphs.in_use():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(timeout=0.05)
+        order.append("this")
+    thread.join()
+    assert order == ["this", "other"]
