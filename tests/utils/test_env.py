@@ -1,3 +1,4 @@
+import os
 import random
 import subprocess
 import sys
@@ -7,7 +8,11 @@ import pytest
 import torch
 
 from detectron2.utils import env
-from detectron2.utils.collect_env import collect_env_info, detect_compute_compatibility
+from detectron2.utils.collect_env import (
+    collect_env_info,
+    detect_compute_compatibility,
+    huge_pages,
+)
 
 
 @pytest.fixture
@@ -75,16 +80,44 @@ def test_opencv_can_be_switched_off(environment):
         import cv2  # noqa: F401
 
 
-def test_importing_the_library_changes_nothing():
-    code = (
-        "import os, sys; before = dict(os.environ)\n"
+def in_new_process(code, **environment):
+    """What `code` prints, after `import os, sys`, without THP_MEM_ALLOC_ENABLE unless given."""
+    inherited = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", "import os, sys\n" + code]
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=inherited | environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_the_library_changes_nothing_but_how_large_tensors_are_kept():
+    printed = in_new_process(
+        "before = dict(os.environ)\n"
         "import detectron2.utils.env, detectron2.utils.comm, detectron2.utils.logger\n"
-        "assert dict(os.environ) == before\n"
+        "assert dict(os.environ) == before | {'THP_MEM_ALLOC_ENABLE': '1'}\n"
         "print([m for m in ('cv2', 'matplotlib', 'tensorboard', 'numba') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    assert printed == "[]"
+
+
+def test_importing_the_library_keeps_the_users_choice_of_pages():
+    code = "import detectron2; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    assert in_new_process(code, THP_MEM_ALLOC_ENABLE="0") == "0"
+
+
+@pytest.mark.skipif(
+    "[madvise]" not in huge_pages(), reason="Linux gives no huge pages here, or gives them to all"
+)
+def test_large_tensors_are_kept_in_huge_pages():
+    code = (
+        "import resource, torch, detectron2, detectron2.layers, detectron2.structures\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "before = faults(); torch.ones(64 << 20, dtype=torch.uint8); print(faults() - before)"
+    )
+    pages = (64 << 20) // os.sysconf("SC_PAGE_SIZE")
+    assert int(in_new_process(code)) < pages / 4
+    assert int(in_new_process(code, THP_MEM_ALLOC_ENABLE="0")) > pages / 2
 
 
 def test_re_exports_change_their_home_only_in_documentation(monkeypatch):
@@ -103,7 +136,8 @@ def test_re_exports_change_their_home_only_in_documentation(monkeypatch):
 
 def test_the_environment_report_names_what_matters():
     report = collect_env_info()
-    for name in ("Python", "numpy", "detectron2", "PyTorch", "GPU available", "numba", "fvcore"):
+    libraries = ("Python", "numpy", "detectron2", "PyTorch", "numba", "fvcore")
+    for name in (*libraries, "huge pages", "GPU available"):
         assert any(line.startswith(name) for line in report.splitlines()), name
     assert torch.__version__ in report
 

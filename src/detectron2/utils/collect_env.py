@@ -106,7 +106,15 @@ def _torch_rows() -> list[Row]:
         ("PyTorch debug build", str(torch.version.debug)),
         ("torch.compiled_with_cxx11_abi", str(torch.compiled_with_cxx11_abi())),
         ("CPU threads", f"{torch.get_num_threads()} of {os.cpu_count()}"),
+        ("huge pages", huge_pages()),
     ]
+
+
+def huge_pages() -> str:
+    """What Linux allows, in its words, and whether PyTorch was told to ask for them."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    allowed = setting.read_text().strip() if setting.is_file() else "unknown to this system"
+    return f"{allowed}, THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', '<not set>')}"
 
 
 def _gpu_rows() -> list[Row]:
