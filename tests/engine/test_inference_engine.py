@@ -5,6 +5,7 @@ import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from detectron2.engine.inference import convolutions, optimize_for_inference, un
 from detectron2.engine.inference.convolutions import FoldedConv, FusedConv2d
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.layers.batch_norm import LayerNorm
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.ops import dispatch
 from detectron2.structures import Boxes, Instances, RotatedBoxes
 from detectron2.utils.events import EventStorage
@@ -200,6 +202,57 @@ def test_hooks_of_inner_layers_are_called():
     assert len(seen) == 1
     handle.remove()
     assert_close(infer(fast, images(ARCHITECTURES["FPN"])), expected, rtol=1e-3, atol=1e-3)
+
+
+def stage_of_blocks(count=3):
+    """A stage of a ResNet whose first block has no shortcut convolution, and its fast form."""
+    torch.manual_seed(0)
+    blocks = [BottleneckBlock(16, 16, bottleneck_channels=8) for _ in range(count)]
+    stage = nn.Sequential(*blocks).eval()
+    return stage, optimize_for_inference(stage)
+
+
+def test_stages_write_over_what_only_they_read():
+    stage, fast = stage_of_blocks()
+    x = torch.randn(2, 16, 9, 11).contiguous(memory_format=torch.channels_last)
+    kept = x.clone()
+    places = []
+    with torch.no_grad():
+        assert_close(fast(x), stage(x), rtol=1e-4, atol=1e-5)
+        assert torch.equal(x, kept)  # the caller's
+        run = FusedConv2d.run
+        with mock.patch.object(FusedConv2d, "run", autospec=True) as spy:
+            spy.side_effect = lambda *args, **kwargs: (
+                places.append((run(*args, **kwargs), kwargs.get("add"))) or places[-1][0]
+            )
+            fast(x)
+    sums = [(out.data_ptr(), add.data_ptr()) for out, add in places if add is not None]
+    assert [out == add for out, add in sums] == [False, True, True]
+
+
+@pytest.mark.parametrize("listens", ["after", "before"])
+def test_what_hooks_of_blocks_saw_is_not_written_over(listens):
+    stage, fast = stage_of_blocks()
+    seen = {stage: [], fast: []}
+    for blocks, maps in seen.items():
+        if listens == "after":
+            blocks[0].register_forward_hook(lambda m, i, output, maps=maps: maps.append(output))
+        else:
+            blocks[1].register_forward_pre_hook(lambda m, inputs, maps=maps: maps.append(inputs[0]))
+    x = torch.randn(2, 16, 9, 11)
+    with torch.no_grad():
+        assert_close(fast(x), stage(x), rtol=1e-4, atol=1e-5)
+    assert_close(seen[fast], seen[stage], rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_on_their_own_leave_their_input_alone():
+    _, fast = stage_of_blocks()
+    x = torch.randn(2, 16, 9, 11).contiguous(memory_format=torch.channels_last)
+    kept = x.clone()
+    with torch.no_grad():
+        for block in fast:
+            block(x)
+    assert torch.equal(x, kept)
 
 
 class TestFusedConv2d:

@@ -18,6 +18,7 @@ __all__ = [
     "FusedBottleneckBlock",
     "FusedFPN",
     "FusedRPNHead",
+    "FusedStage",
 ]
 
 
@@ -27,9 +28,14 @@ def _all_fold(module: nn.Module) -> bool:
         isinstance(conv, FusedConv2d)
         and conv.folds_everything()
         and conv.activation is None
-        and not (conv._forward_hooks or conv._forward_pre_hooks)  # somebody listens
+        and not _has_hooks(conv)
         for conv in module.children()
     )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody listens to what goes into the module or comes out of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 class FusedBasicBlock(Faster, BasicBlock):
@@ -40,11 +46,14 @@ class FusedBasicBlock(Faster, BasicBlock):
     shortcut: FusedConv2d | None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _all_fold(self):
-            return super().forward(x)
+        return self.run(x) if _all_fold(self) else super().forward(x)
+
+    def run(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """The block, fused; with `overwrite` the output may be written over `x`."""
         shortcut = x if self.shortcut is None else self.shortcut.run(x)
         out = self.conv1.run(x, relu=True)
-        return self.conv2.run(out, relu=True, add=shortcut)
+        overwrite = overwrite or shortcut is not x
+        return self.conv2.run(out, relu=True, add=shortcut, overwrite=overwrite)
 
 
 class FusedBottleneckBlock(Faster, BottleneckBlock):
@@ -56,12 +65,33 @@ class FusedBottleneckBlock(Faster, BottleneckBlock):
     shortcut: FusedConv2d | None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _all_fold(self):
-            return super().forward(x)
+        return self.run(x) if _all_fold(self) else super().forward(x)
+
+    def run(self, x: Tensor, *, overwrite: bool = False) -> Tensor:
+        """The block, fused; with `overwrite` the output may be written over `x`."""
         shortcut = x if self.shortcut is None else self.shortcut.run(x)
         out = self.conv1.run(x, relu=True)
         out = self.conv2.run(out, relu=True)
-        return self.conv3.run(out, relu=True, add=shortcut)
+        overwrite = overwrite or shortcut is not x
+        return self.conv3.run(out, relu=True, add=shortcut, overwrite=overwrite)
+
+
+class FusedStage(Faster, nn.Sequential):
+    """Blocks one after another, each of which writes over what only it reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_private = False  # the first input belongs to the caller
+        for block in self:
+            if isinstance(block, _FUSED_BLOCKS) and _all_fold(block) and not _has_hooks(block):
+                x = block.run(x, overwrite=is_private)
+                is_private = True
+            else:
+                x = block(x)
+                is_private = False
+        return x
+
+
+_FUSED_BLOCKS = (FusedBasicBlock, FusedBottleneckBlock)
 
 
 class FusedBasicStem(Faster, BasicStem):

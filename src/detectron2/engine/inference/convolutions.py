@@ -97,12 +97,15 @@ class FusedConv2d(Prepared, Conv2d):
         """Whether `run` computes all but the activation, that is, no norm is left over."""
         return getattr(self, "norm", None) is None or self._norm_folds()
 
-    def run(self, x: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
+    def run(
+        self, x: Tensor, *, relu: bool = False, add: Tensor | None = None, overwrite: bool = False
+    ) -> Tensor:
         """Convolution (with folded norm), then ``+ add``, then ReLU.
 
         Args:
             x: (N, C, H, W), converted to the dtype of the computation.
             add: of the output's shape.
+            overwrite: nobody needs `add` afterwards, so the output may be written over it.
 
         Returns:
             (N, K, H', W') in channels-last memory.
@@ -111,7 +114,7 @@ class FusedConv2d(Prepared, Conv2d):
         x = x.to(folded.weight.dtype)
         algorithm = folded.algorithm(self._output_cells(x))
         if algorithm == "fused":
-            return self._run_fused(x, folded, relu, add)
+            return self._run_fused(x, folded, relu, add, overwrite)
         if algorithm == "winograd":
             out = winograd_conv(x, folded.winograd, folded.bias, relu and add is None)
             relu = relu and add is not None
@@ -129,7 +132,9 @@ class FusedConv2d(Prepared, Conv2d):
         images, _, height, width = x.shape
         return images * (height // self.stride[0]) * (width // self.stride[1])
 
-    def _run_fused(self, x: Tensor, folded: FoldedConv, relu: bool, add: Tensor | None) -> Tensor:
+    def _run_fused(
+        self, x: Tensor, folded: FoldedConv, relu: bool, add: Tensor | None, overwrite: bool
+    ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         window = (self.padding, self.stride, self.dilation, self.groups)
         # Chosen among its overloads here, which PyTorch needs 20 microseconds for.
@@ -138,10 +143,12 @@ class FusedConv2d(Prepared, Conv2d):
             attr = "relu" if relu else "none"
             return convolution.default(x, folded.weight, folded.bias, *window, attr, [], "")
         add = add.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        clip = "relu" if relu else None
-        return convolution.binary(
-            x, add, folded.weight, folded.bias, *window, "add", 1.0, clip, [], ""
-        )
+        then: tuple[Any, ...] = ("add", 1.0, "relu" if relu else None, [], "")
+        if overwrite:
+            # One map less is read and written: 107 instead of 71 GFLOP/s for 64 to 256 channels.
+            in_place = torch.ops.mkldnn._convolution_pointwise_.binary
+            return in_place(add, x, folded.weight, folded.bias, *window, *then)
+        return convolution.binary(x, add, folded.weight, folded.bias, *window, *then)
 
     def _norm_folds(self) -> bool:
         norm: Any = self.norm

@@ -14,6 +14,7 @@ from detectron2.engine.inference.blocks import (
     FusedBottleneckBlock,
     FusedFPN,
     FusedRPNHead,
+    FusedStage,
 )
 from detectron2.engine.inference.convolutions import FusedConv2d, can_be_fused
 from detectron2.engine.inference.fixed_dense import FixedShapeFCOS, FixedShapeRetinaNet
@@ -103,7 +104,7 @@ def speed_up(
     """
     dtype = _dtype_of(precision)
     for module in model.modules():
-        fast = FusedConv2d if can_be_fused(module) else _FAST_CLASSES.get(type(module))
+        fast = _fast_class(module)
         if fast is not None:
             module.__dict__["_class_before"] = type(module)
             module.__class__ = fast
@@ -116,6 +117,16 @@ def speed_up(
     if cuda_graphs is not None:
         record_trunk(model, TrunkGraphs(cuda_graphs))
     return model
+
+
+def _fast_class(module: nn.Module) -> type[nn.Module] | None:
+    """What `module` is to become, if its class has a fast form; asked for parents first."""
+    if can_be_fused(module):
+        return FusedConv2d
+    children = {type(child) for child in module.children()}
+    if type(module) is nn.Sequential and children & {BasicBlock, BottleneckBlock}:
+        return FusedStage
+    return _FAST_CLASSES.get(type(module))
 
 
 def record_trunk(model: nn.Module, graphs: TrunkGraphs) -> None:
