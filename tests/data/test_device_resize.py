@@ -50,3 +50,17 @@ def test_equals_pillow_at_sizes_of_cameras_and_at_both_ends_of_the_range(
     if value is not None:
         image[:] = value
     assert np.array_equal(on_device(image, *new_size, device), with_pillow(image, *new_size))
+
+
+def test_nothing_on_the_device_is_kept_for_the_next_image(monkeypatch):
+    made = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: made.append(x) or to(x, *a, **k))
+    planes = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    counts = []
+    for _ in range(2):
+        made.clear()
+        resize_planes(planes, 12, 12)
+        counts.append(sum(x.shape == (2, 12) for x in made))
+    # Pixels and weights of both axes, copied on the stream of the image.
+    assert counts == [4, 4]

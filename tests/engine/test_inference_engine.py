@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectron2.engine.inference import convolutions, optimize_for_inference, undo_speed_up
+from detectron2.engine.inference import convolutions, optimize_for_inference, prepared, undo_speed_up
 from detectron2.engine.inference.convolutions import FoldedConv, FusedConv2d
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.layers.batch_norm import LayerNorm
@@ -167,6 +167,18 @@ def test_convention_new_weights_take_effect():
     other = ARCHITECTURES["FPN"].build(0.0).eval()
     fast.load_state_dict(other.state_dict())
     assert_close(infer(fast, batch), infer(other, batch), rtol=1e-3, atol=1e-3)
+
+
+def test_prepared_weights_are_handed_out_when_the_gpu_has_them(monkeypatch):
+    waited = []
+    monkeypatch.setattr(prepared, "_wait_for_stream", waited.append)
+    layer = optimize_for_inference(Conv2d(2, 2, 3))
+    with torch.no_grad():
+        for _ in range(2):
+            layer(torch.zeros(1, 2, 5, 5))
+        layer.weight.mul_(2)
+        layer(torch.zeros(1, 2, 5, 5))
+    assert waited == [layer, layer]
 
 
 def test_convention_attributes_stay_live():

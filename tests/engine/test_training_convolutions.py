@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from detectron2.config.training_defaults import TRAINING
+from detectron2.engine import _prepare_model
 from detectron2.engine._prepare_model import prepare_model
 from detectron2.engine._recipe import _merged
 from detectron2.engine.training_blocks import speed_up_convolutions
@@ -117,3 +118,20 @@ def test_blocks_that_are_recomputed_run_fast_too():
     prepare_model(model, _merged(TRAINING, options))
     for actual, wanted in zip(numbers_of(model, images), expected, strict=True):
         assert (actual - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_convention_on_a_gpu_weights_are_channels_last_in_mixed_precision(half, monkeypatch):
+    monkeypatch.setattr(_prepare_model, "_is_on", lambda model, device_type: device_type == "cuda")
+    model = nn.Sequential(Conv2d(128, 128, 3, padding=1))
+    prepare_model(model, TRAINING, mixed_precision=half)
+    assert type(model[0]) is Conv2d
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last) is half
+
+
+def test_weights_that_will_be_sharded_keep_their_order():
+    model = nn.Sequential(Conv2d(128, 128, 3, padding=1))
+    prepare_model(model, _merged(TRAINING, {"FSDP": {"ENABLED": True}}))
+    assert model[0].weight.is_contiguous()
+    with pytest.raises(ValueError, match="CHANNELS_LAST and TRAINING.FSDP"):
+        prepare_model(model, _merged(TRAINING, {"FSDP": {"ENABLED": True}, "CHANNELS_LAST": True}))

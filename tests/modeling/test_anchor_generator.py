@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
+from detectron2.modeling import _grid_cache, build_anchor_generator
 from detectron2.modeling.anchor_generator import (
     BufferList,
     DefaultAnchorGenerator,
@@ -140,6 +140,13 @@ def test_only_the_sizes_seen_last_are_kept():
     for side in range(1, 60):
         generator([feature(side, 1)])
     assert len(generator._grids) == 40
+
+
+def test_another_stream_of_a_gpu_lays_out_its_own(monkeypatch):
+    generator, streams = simple(), iter([0, 1, 0, 1])
+    monkeypatch.setattr(_grid_cache, "_stream_of", lambda cell: next(streams))
+    first, other, again, other_again = (generator([feature(2, 2)])[0].tensor for _ in range(4))
+    assert first is again and other is other_again and first is not other
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

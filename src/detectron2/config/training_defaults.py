@@ -18,10 +18,12 @@ TRAINING: dict[str, Any] = {
     "BACKGROUND_CHECKPOINTS": True,
     # Parameters whose names begin with one of these are not trained: ("backbone.",).
     "FREEZE": (),
+    # Weights in channels-last memory everywhere, not only where FAST_CONVOLUTIONS wants them so.
     "CHANNELS_LAST": False,
     # Recompute the blocks of the backbone in the backward pass instead of keeping their results.
     "ACTIVATION_CHECKPOINTING": False,
-    # On a CPU in float32: channels last, fused convolutions, Winograd for wide ones.
+    # On a CPU in float32: channels last, fused convolutions, Winograd for wide ones. On a GPU in
+    # mixed precision: channels last.
     "FAST_CONVOLUTIONS": True,
     # torch.compile of the backbone.
     "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},

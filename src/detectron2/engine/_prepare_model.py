@@ -20,22 +20,32 @@ __all__ = ["compile_backbone", "freeze_parameters", "prepare_model", "recompute_
 logger = logging.getLogger(__name__)
 
 
-def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
+def prepare_model(
+    model: nn.Module, training: Mapping[str, Any], mixed_precision: bool = False
+) -> None:
     """Change `model` as the options say.
 
+    Args:
+        training: the options, see `detectron2.config.training_defaults`.
+        mixed_precision: whether convolutions will run in float16 or bfloat16.
+
     Raises:
-        ValueError: an option does not fit the model.
+        ValueError: an option does not fit the model, or another option.
     """
     if training["FREEZE"]:
         freeze_parameters(model, list(training["FREEZE"]))
-    fast = training["FAST_CONVOLUTIONS"] and not training["COMPILE"]["ENABLED"]
+    fast = training["FAST_CONVOLUTIONS"]
     rounded = training["QUANTIZATION"]["ENABLED"]
-    fast = fast and _is_on_cpu(model) and not rounded  # its kernels would round nothing
+    fused = fast and not training["COMPILE"]["ENABLED"] and _is_on(model, "cpu")
+    fused = fused and not rounded  # its kernels would round nothing
     if rounded:
         round_to_integers(model)
-    if training["CHANNELS_LAST"] or fast:
+    # The tensor cores of a GPU read half numbers in this order; from another one cuDNN copies
+    # every map into it and back.
+    suits = fused or (fast and mixed_precision and _is_on(model, "cuda"))
+    if _are_channels_last(training, suits):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fast:
+    if fused:
         speed_up_convolutions(model)
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
@@ -43,8 +53,20 @@ def prepare_model(model: nn.Module, training: Mapping[str, Any]) -> None:
         compile_backbone(model, training["COMPILE"]["BACKEND"])
 
 
-def _is_on_cpu(model: nn.Module) -> bool:
-    return all(parameter.device.type == "cpu" for parameter in model.parameters())
+def _are_channels_last(training: Mapping[str, Any], suits: bool) -> bool:
+    """Whether the weights are to be; `suits` where that is faster, if nobody asked."""
+    wanted: bool = training["CHANNELS_LAST"]
+    sharded = training["FSDP"]["ENABLED"]
+    if wanted and sharded:
+        raise ValueError(
+            "TRAINING.CHANNELS_LAST and TRAINING.FSDP.ENABLED exclude each other, because PyTorch "
+            "shards weights in their usual order only; unset one of them."
+        )
+    return wanted or (suits and not sharded)
+
+
+def _is_on(model: nn.Module, device_type: str) -> bool:
+    return all(parameter.device.type == device_type for parameter in model.parameters())
 
 
 def compile_backbone(model: nn.Module, backend: Any) -> None:

@@ -109,7 +109,7 @@ class DefaultTrainer(TrainerBase):
         recipe = recipe_of(self.cfg)
 
         model = self.build_model(self.cfg)
-        prepare_model(model, recipe.training)
+        prepare_model(model, recipe.training, recipe.mixed_precision)
         sharded = wants_shards(recipe.training)
         if sharded and comm.get_world_size() > 1:
             shard_model(model)

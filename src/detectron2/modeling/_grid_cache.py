@@ -62,6 +62,8 @@ class GridCache:
         """
         if not _is_plain(key, cell):
             return make()
+        # What one stream of a GPU lays out is not there yet for another one.
+        key = (*key, _stream_of(cell))
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None and entry.is_current(cell):
@@ -76,6 +78,11 @@ class GridCache:
                 while len(self._entries) > self._capacity:
                     del self._entries[next(iter(self._entries))]
         return grid
+
+
+def _stream_of(cell: Tensor) -> int:
+    """Number of the GPU stream that works on `cell` now."""
+    return torch.cuda.current_stream(cell.device).cuda_stream if cell.is_cuda else 0
 
 
 def _is_plain(key: tuple[float, ...], cell: Tensor) -> bool:

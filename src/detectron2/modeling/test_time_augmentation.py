@@ -215,7 +215,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
         """
         num_classes = self.cfg.MODEL.ROI_HEADS.NUM_CLASSES
         score_table = all_scores.new_zeros(len(all_scores), num_classes + 1)
-        score_table[torch.arange(len(all_scores)), all_classes] = all_scores
+        score_table.scatter_(1, all_classes[:, None], all_scores[:, None])
         merged, _ = fast_rcnn_inference_single_image(
             all_boxes,
             score_table,

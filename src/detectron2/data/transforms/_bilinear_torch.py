@@ -20,10 +20,12 @@ __all__ = ["resize_planes", "upload"]
 
 def upload(image: np.ndarray, device: torch.device) -> Tensor:
     """The array on a device; the host does not wait for a GPU to have it."""
-    host = torch.from_numpy(np.ascontiguousarray(image))
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
+    return _on_host(image, device.type).to(device, non_blocking=True)
+
+
+def _on_host(array: np.ndarray, device_type: str) -> Tensor:
+    host = torch.from_numpy(np.ascontiguousarray(array))
+    return host.pin_memory() if device_type == "cuda" else host
 
 
 def resize_planes(planes: Tensor, height: int, width: int) -> Tensor:
@@ -45,7 +47,10 @@ def _resize_axis(planes: Tensor, axis: int, length: int) -> Tensor:
     if planes.shape[axis] == length:
         return planes
     shape = (length, 1) if axis == 1 else (length,)
-    columns, weights = _table(planes.shape[axis], length, planes.device)
+    # Copied for every image: a copy that is kept would be used by other streams than the one that
+    # it was made on, for which it is not there yet.
+    table = _table(planes.shape[axis], length, planes.device.type)
+    columns, weights = (part.to(planes.device, non_blocking=True) for part in table)
     # At most 255 times a little over 2^22, which an int32 holds.
     total: Tensor | int = HALF
     for column, weight in zip(columns, weights, strict=True):
@@ -56,9 +61,10 @@ def _resize_axis(planes: Tensor, axis: int, length: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _table(length: int, new_length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(taps, new_length) int64 old pixels and int32 weights that make a new one."""
+def _table(length: int, new_length: int, device_type: str) -> tuple[Tensor, Tensor]:
+    """(taps, new_length) int64 old pixels and int32 weights that make a new one, on the host, from
+    where a device of that type reads them while the host goes on."""
     first, weights = bilinear_weights(length, new_length)
     pixels = first.astype(np.int64) + np.arange(len(weights))[:, None]
     # Behind the last pixel the weight is 0.
-    return upload(np.minimum(pixels, length - 1), device), upload(weights, device)
+    return _on_host(np.minimum(pixels, length - 1), device_type), _on_host(weights, device_type)

@@ -51,6 +51,17 @@ class Faster:
         return plain if prepare is None else prepare()
 
 
+def _wait_for_stream(module: Any) -> None:
+    """Wait until a GPU has done what it was asked for.
+
+    Prepared weights are read by every thread from now on, and one that works on a GPU stream of its
+    own would not wait for the stream that made them.
+    """
+    weight = next(module.parameters(), None)
+    if weight is not None and weight.is_cuda:
+        torch.cuda.current_stream(weight.device).synchronize()
+
+
 class Prepared(Faster):
     """Base of layers that keep prepared weights, made again whenever the weights change."""
 
@@ -69,6 +80,7 @@ class Prepared(Faster):
         if kept is None or kept[0] != state:
             # Threads that come here together do the same work; none waits for another.
             kept = (state, self.prepare())
+            _wait_for_stream(self)
             self._prepared = kept
         return kept[1]
 

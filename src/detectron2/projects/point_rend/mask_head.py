@@ -280,7 +280,7 @@ class ImplicitPointRendMaskHead(PointMaskHead):
         coords = torch.rand(len(like), self.train_num_points, 2, device=like.device)
         logits = self._point_logits(sample, parameters, coords)
         labels = _labels(instances, boxes, coords)
-        squares = parameters.square()
+        squares = parameters.float().square()  # whose sum is beyond the range of float16
         return {
             "loss_l2": self.regularizer * squares.sum() / max(squares.numel(), 1),
             "loss_mask_point": roi_mask_point_loss(logits, instances, labels),
