@@ -12,7 +12,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from detectron2.engine.inference import convolutions, optimize_for_inference, prepared, undo_speed_up
+from detectron2.engine.inference import (
+    convolutions,
+    optimize_for_inference,
+    prepared,
+    undo_speed_up,
+)
 from detectron2.engine.inference.convolutions import FoldedConv, FusedConv2d
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from detectron2.layers.batch_norm import LayerNorm
