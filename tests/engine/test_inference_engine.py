@@ -272,6 +272,11 @@ def test_blocks_on_their_own_leave_their_input_alone():
     assert torch.equal(x, kept)
 
 
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN, which packs"
+)
+
+
 class TestFusedConv2d:
     def make(self, norm="BN", activation=None, **kwargs):
         torch.manual_seed(0)
@@ -310,6 +315,47 @@ class TestFusedConv2d:
             actual = optimize_for_inference(conv).run(x, relu=relu, add=other)
         expected += other
         assert_close(actual, expected.relu() if relu else expected, rtol=1e-4, atol=1e-5)
+
+    @needs_onednn
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("images", [1, 3])
+    def test_weights_packed_for_a_small_map_give_the_same_bits(self, precision, images):
+        fast = optimize_for_inference(self.make(stride=2), precision=precision)
+        x = torch.randn(images, 6, 9, 11)
+        with torch.no_grad():
+            first = fast(x)
+            folded = fast.prepared()
+            if not folded.runs_in_onednn:
+                pytest.skip("oneDNN has no bfloat16 on this processor")
+            assert [weight for _, weight in folded.packed] == [None]  # it may be the only one
+            assert torch.equal(fast(x), first)
+            assert torch.equal(fast(x), first)
+            ((_, packed),) = folded.packed
+            assert packed.is_mkldnn
+            fast.weight.mul_(2)
+            assert not torch.equal(fast(x), first)
+
+    @needs_onednn
+    def test_large_weights_are_packed_for_two_shapes(self):
+        fast = optimize_for_inference(Conv2d(1024, 2048, 1))
+        with torch.no_grad():
+            for size in [(1, 2), (2, 1), (2, 2)] * 2:
+                fast(torch.randn(1, 1024, *size))
+        assert [tuple(shape[2:]) for shape, _ in fast.prepared().packed] == [(2, 2), (2, 1)]
+
+    @needs_onednn
+    def test_weights_are_packed_for_the_shapes_seen_last(self):
+        fast = optimize_for_inference(self.make(padding=1))
+        sizes = [(8 + more, 9) for more in range(7)]
+        with torch.no_grad():
+            for size in [*sizes, *sizes[1:]]:
+                fast(torch.randn(1, 6, *size))
+        packed = fast.prepared().packed
+        assert [tuple(shape[2:]) for shape, _ in packed] == sizes[:0:-1]
+        assert all(weight is not None for _, weight in packed)
+        with torch.no_grad():
+            fast(torch.randn(1, 6, 40, 40))  # has enough cells
+        assert fast.prepared().packed is packed
 
     @pytest.mark.parametrize("kind", ["reflect", "same"])
     def test_other_paddings_stay_as_they_are(self, kind):

@@ -17,6 +17,9 @@ from detectron2.ops.winograd_conv import transform_weight
 
 __all__ = ["FusedConv2d", "can_be_fused"]
 
+# Padding, stride, dilation and groups of a convolution.
+Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
+
 _FOLDABLE_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 
@@ -29,6 +32,16 @@ _WINOGRAD_CHANNELS = 96
 _WINOGRAD_CELLS = 128
 
 
+# oneDNN reorders a weight in each call, which for few cells takes longer than the convolution: 256
+# channels, 3x3, on 3x4 cells 1.06 of 1.24 ms, 1x1 on 6x8 0.06 of 0.12. From here on below 4 %.
+_PACKED_CELLS = 1024
+
+# What a layer may keep for that, so that heads on the five levels of a pyramid find theirs again.
+# Large weights are kept for two shapes: landscape and portrait.
+_PACKED_SHAPES = 6
+_PACKED_BYTES = 8_000_000
+
+
 @dataclass
 class FoldedConv:
     """Weights of a convolution that contain its batch normalisation.
@@ -36,16 +49,18 @@ class FoldedConv:
     Attributes:
         weight: (K, C / groups, h, w) in channels-last memory.
         bias: (K,).
-        runs_in_onednn: whether PyTorch's fused CPU kernels take it. They could keep the weight in
-            an order of their own too, but choose it for one size of map: at other sizes they were
-            up to seven times slower than without.
+        runs_in_onednn: whether PyTorch's fused CPU kernels take it.
         suits_winograd: whether `winograd_conv` is faster on maps that are not small.
+        packed: the shapes of input seen last, the last one first, and the weight in the order that
+            oneDNN chooses for each; None after the first call with a shape. In another order than
+            that of their shape, calls were up to seven times slower than without any.
     """
 
     weight: Tensor
     bias: Tensor
     runs_in_onednn: bool
     suits_winograd: bool
+    packed: tuple[tuple[torch.Size, Tensor | None], ...] = ()
 
     @cached_property
     def winograd(self) -> Tensor:
@@ -60,6 +75,24 @@ class FoldedConv:
         # Small outputs too, where a fused call takes 60 microseconds more: PyTorch's own call sums
         # an image in a batch otherwise than alone, and masks differ by a pixel.
         return "fused" if self.runs_in_onednn else "direct"
+
+    def weight_for(self, shape: torch.Size, window: Window) -> Tensor:
+        """`weight` for an input of `shape` with few cells: packed from the second one on."""
+        known = dict(self.packed)
+        if shape not in known:
+            return self._keep(shape, None)
+        packed = known[shape]
+        if packed is not None:
+            return packed
+        pack = torch.ops.mkldnn._reorder_convolution_weight.default
+        return self._keep(shape, pack(self.weight, *window, list(shape)))
+
+    def _keep(self, shape: torch.Size, packed: Tensor | None) -> Tensor:
+        # Threads may come here at once: each replaces the whole, and none waits.
+        others = (entry for entry in self.packed if entry[0] != shape)
+        limit = min(_PACKED_SHAPES, max(2, _PACKED_BYTES // self.weight.nbytes))
+        self.packed = ((shape, packed), *others)[:limit]
+        return self.weight if packed is None else packed
 
 
 def can_be_fused(conv: nn.Module) -> bool:
@@ -112,9 +145,14 @@ class FusedConv2d(Prepared, Conv2d):
         """
         folded: FoldedConv = self.prepared()
         x = x.to(folded.weight.dtype)
-        algorithm = folded.algorithm(self._output_cells(x))
+        cells = self._output_cells(x)
+        algorithm = folded.algorithm(cells)
         if algorithm == "fused":
-            return self._run_fused(x, folded, relu, add, overwrite)
+            window: Any = (self.padding, self.stride, self.dilation, self.groups)
+            few = cells < _PACKED_CELLS
+            weight = folded.weight_for(x.shape, window) if few else folded.weight
+            arguments = (weight, folded.bias, *window)
+            return _run_fused(x, arguments, relu, add, overwrite)
         if algorithm == "winograd":
             out = winograd_conv(x, folded.winograd, folded.bias, relu and add is None)
             relu = relu and add is not None
@@ -131,24 +169,6 @@ class FusedConv2d(Prepared, Conv2d):
         """N * H' * W' of the output for `x` (N, C, H, W), but for the border."""
         images, _, height, width = x.shape
         return images * (height // self.stride[0]) * (width // self.stride[1])
-
-    def _run_fused(
-        self, x: Tensor, folded: FoldedConv, relu: bool, add: Tensor | None, overwrite: bool
-    ) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        window = (self.padding, self.stride, self.dilation, self.groups)
-        # Chosen among its overloads here, which PyTorch needs 20 microseconds for.
-        convolution = torch.ops.mkldnn._convolution_pointwise
-        if add is None:
-            attr = "relu" if relu else "none"
-            return convolution.default(x, folded.weight, folded.bias, *window, attr, [], "")
-        add = add.to(x.dtype).contiguous(memory_format=torch.channels_last)
-        then: tuple[Any, ...] = ("add", 1.0, "relu" if relu else None, [], "")
-        if overwrite:
-            # One map less is read and written: 107 instead of 71 GFLOP/s for 64 to 256 channels.
-            in_place = torch.ops.mkldnn._convolution_pointwise_.binary
-            return in_place(add, x, folded.weight, folded.bias, *window, *then)
-        return convolution.binary(x, add, folded.weight, folded.bias, *window, *then)
 
     def _norm_folds(self) -> bool:
         norm: Any = self.norm
@@ -192,6 +212,24 @@ class FusedConv2d(Prepared, Conv2d):
             and window == ((3, 3), (1, 1), (1, 1), (1, 1), 1)
             and min(self.in_channels, self.out_channels) >= _WINOGRAD_CHANNELS
         )
+
+
+def _run_fused(
+    x: Tensor, arguments: tuple[Any, ...], relu: bool, add: Tensor | None, overwrite: bool
+) -> Tensor:
+    """`FusedConv2d.run` by oneDNN; `arguments` are weight, bias, padding, stride and so on."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    # Chosen among its overloads here, which PyTorch needs 20 microseconds for.
+    convolution = torch.ops.mkldnn._convolution_pointwise
+    if add is None:
+        return convolution.default(x, *arguments, "relu" if relu else "none", [], "")
+    add = add.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    then: tuple[Any, ...] = ("add", 1.0, "relu" if relu else None, [], "")
+    if overwrite:
+        # One map less is read and written: 107 instead of 71 GFLOP/s for 64 to 256 channels.
+        in_place = torch.ops.mkldnn._convolution_pointwise_.binary
+        return in_place(add, x, *arguments, *then)
+    return convolution.binary(x, add, *arguments, *then)
 
 
 def _onednn_runs(weight: Tensor) -> bool:
