@@ -29,13 +29,13 @@ from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.modeling import build_model
 
 
-def fast_model(options: argparse.Namespace) -> nn.Module:
+def plain_model(options: argparse.Namespace) -> nn.Module:
     cfg = model_zoo.get_config(CONFIG)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = options.device, ""
     cfg.MODEL.PIXEL_STD = [57.375, 57.12, 58.395]  # random weights want inputs near 1
     model = build_model(cfg).eval()
     spread_weights(model)
-    return speed_up(model, options.precision)
+    return model
 
 
 def milliseconds(run: Callable[[], Any], device: str) -> float:
@@ -75,7 +75,7 @@ def forms(model: Any, inputs: list[Any], options: argparse.Namespace) -> dict[st
 
 
 def table_of_forms(options: argparse.Namespace) -> None:
-    model, rows = fast_model(options), []
+    model, rows = speed_up(plain_model(options), options.precision), []
     random = torch.Generator().manual_seed(1)
     for batch in map(int, options.batches.split(",")):
         shape = (3, options.height, options.width)

@@ -93,7 +93,7 @@ def our_model(options: argparse.Namespace, fast: bool, compiled: bool) -> tuple[
     tame(model, "conv3.norm")
     cfg.TRAINING.FAST_CONVOLUTIONS = fast
     cfg.TRAINING.COMPILE.ENABLED = compiled
-    prepare_model(model, cfg.TRAINING)
+    prepare_model(model, cfg.TRAINING, options.amp)
     return model, build_optimizer(cfg, model)
 
 
@@ -107,7 +107,8 @@ def our_batch(options: argparse.Namespace) -> list[dict[str, Any]]:
         instances.gt_boxes = Boxes(one["boxes"])
         instances.gt_classes = one["classes"]
         instances.gt_masks = BitMasks(one["masks"])
-        batch.append({"image": one["image"], "instances": instances})
+        # As the mapper gives it.
+        batch.append({"image": one["image"].byte(), "instances": instances})
     return batch
 
 

@@ -7,11 +7,23 @@ from collections.abc import Callable
 from types import ModuleType
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from detectron2.ops import dispatch
 
-# A case, and for each candidate the milliseconds of one run in every repeat.
-Row = tuple[str, dict[str, list[float]]]
+
+class Times(dict[str, list[float]]):
+    """For each candidate the milliseconds of one run in every repeat.
+
+    Attributes:
+        difference: between the results of kernel and reference, if both took part.
+    """
+
+    difference: str = ""
+
+
+Row = tuple[str, Times]
+"""A case, and its times."""
 
 # Short runs are repeated until they take this long together.
 SECONDS_PER_REPEAT = 0.02
@@ -58,24 +70,54 @@ def under(implementation: str, function: Callable[[], object]) -> Callable[[], o
     return run
 
 
-def milliseconds(
-    candidates: dict[str, Callable[[], object]], options: argparse.Namespace
-) -> dict[str, list[float]]:
+def milliseconds(candidates: dict[str, Callable[[], object]], options: argparse.Namespace) -> Times:
     """Times of each candidate, one per repeat; they take turns, so that noise hits all alike."""
     if options.no_reference:
         candidates = {name: run for name, run in candidates.items() if name != "reference"}
-    loops, repeats = {}, {}
+    loops, repeats, results = {}, {}, {}
     for name, run in candidates.items():
-        run()  # compiles, and touches the memory
+        results[name] = run()  # compiles, and touches the memory
         seconds = one_run(run, 1, options)
         loops[name] = max(1, int(SECONDS_PER_REPEAT / max(seconds, 1e-6)))
         repeats[name] = 2 if seconds > SLOW_SECONDS else options.repeats
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times = Times({name: [] for name in candidates})
+    if "reference" in results:
+        times.difference = difference(results["kernel"], results["reference"])
+    del results
     for repeat in range(options.repeats):
         for name, run in candidates.items():
             if repeat < repeats[name]:
                 times[name].append(1e3 * one_run(run, loops[name], options))
     return times
+
+
+def difference(kernel: object, reference: object) -> str:
+    """Largest difference of floats, beside their largest size; how many other values differ."""
+    ours, theirs = (
+        [x for x in tree_leaves(each) if isinstance(x, torch.Tensor)]
+        for each in (kernel, reference)
+    )
+    shapes = [tuple(x.shape) for x in ours], [tuple(x.shape) for x in theirs]
+    if shapes[0] != shapes[1]:
+        return f"shapes {shapes[0]} and {shapes[1]}"
+    parts, differences, sizes, others = [], [0.0], [0.0], 0
+    for one, other in zip(ours, theirs, strict=True):
+        if not one.numel():
+            continue
+        if one.is_floating_point():
+            same = (one == other) | (one.isnan() & other.isnan())
+            apart = (one.double() - other.double()).abs().masked_fill(same, 0)
+            differences.append(apart.max().item())
+            sizes.append(other.double().abs().max().item())
+        else:
+            others += int((one != other).sum())
+    if any(x.is_floating_point() for x in ours):
+        # Python's max passes over a NaN.
+        largest, size = (torch.tensor(each).max() for each in (differences, sizes))
+        parts.append(f"{largest:.1e} of {size:.3g}")
+    if any(not x.is_floating_point() for x in ours):
+        parts.append(f"{others} other values")
+    return ", ".join(parts)
 
 
 def one_run(run: Callable[[], object], loops: int, options: argparse.Namespace) -> float:
@@ -107,7 +149,8 @@ def print_table(rows: list[Row], options: argparse.Namespace) -> None:
     for case, times in rows:
         first = statistics.median(times["kernel"])
         cells = (cell(times[name], first) if name in times else " " * 34 for name in names)
-        print(f"{case:<{width}}", *cells, flush=True)
+        differs = f"  differs by {times.difference}" if times.difference else ""
+        print(f"{case:<{width}}", *cells, differs, flush=True)
 
 
 def cell(times: list[float], first: float) -> str:

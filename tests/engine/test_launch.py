@@ -6,13 +6,19 @@ import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from detectron2.engine import SimpleTrainer, create_ddp_model, launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT, _find_free_port, _meeting_point
+from detectron2.engine import SimpleTrainer, _setup, create_ddp_model, launch
+from detectron2.engine.launch import (
+    DEFAULT_TIMEOUT,
+    _choose_gpu,
+    _find_free_port,
+    _meeting_point,
+)
 from detectron2.utils import comm
 
 
@@ -174,3 +180,28 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 def test_free_ports_and_the_timeout():
     assert 0 < _find_free_port() < 2**16
     assert timedelta(minutes=30) == DEFAULT_TIMEOUT
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(8, 3), (1, 0)])
+def test_a_process_takes_its_gpu_also_where_it_sees_no_other(visible, expected, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    _choose_gpu(3)
+    assert chosen == [expected]
+
+
+def test_gradients_are_exchanged_on_the_device_of_the_model(monkeypatch):
+    class OnFirstGPU(nn.Module):
+        def parameters(self):
+            yield SimpleNamespace(device=torch.device("cuda", 0))
+
+    options = []
+    monkeypatch.setattr(comm, "get_world_size", lambda: 4)
+    monkeypatch.setattr(comm, "get_local_rank", lambda: 3)
+    monkeypatch.setattr(
+        _setup, "DistributedDataParallel", lambda model, **kwargs: options.append(kwargs)
+    )
+    create_ddp_model(OnFirstGPU())
+    assert options == [{"device_ids": [0]}]

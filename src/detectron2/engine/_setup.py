@@ -207,8 +207,9 @@ def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwar
     """
     if comm.get_world_size() == 1:
         return model
-    if "device_ids" not in kwargs and next(model.parameters()).is_cuda:
-        kwargs["device_ids"] = [comm.get_local_rank()]
+    device = next(model.parameters()).device
+    if "device_ids" not in kwargs and device.type == "cuda":
+        kwargs["device_ids"] = [device.index]  # not the local rank, where each sees one GPU only
     if "broadcast_buffers" in kwargs and "forward_sync_buffers" in _DDP_OPTIONS:
         # PyTorch 2.13 renamed it, and warns about the old name.
         kwargs["forward_sync_buffers"] = kwargs.pop("broadcast_buffers")

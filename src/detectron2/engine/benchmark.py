@@ -73,13 +73,27 @@ class Benchmark:
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Hardware, versions and settings on which times depend."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    on_gpu = device.type == "cuda"
     return {
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        **(_gpu_settings() if on_gpu else {}),
         "threads": str(torch.get_num_threads()),
         "detectron2": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
+    }
+
+
+def _gpu_settings() -> dict[str, str]:
+    """What float32 means on a GPU: in TF32 numbers are read with 11 bits."""
+    products = torch.backends.cuda.matmul.allow_tf32
+    convolutions = torch.backends.cudnn.allow_tf32
+    return {
+        "runtime": f"ROCm {torch.version.hip}"
+        if torch.version.hip
+        else f"CUDA {torch.version.cuda}",
+        "float32 convolutions": "TF32" if convolutions else "float32",
+        "float32 products": "TF32" if products else "float32",
     }
 
 

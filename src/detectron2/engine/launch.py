@@ -198,7 +198,8 @@ def _run_under_slurm(
 
 def _choose_gpu(local_rank: int) -> None:
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
+        # A scheduler may show each process its own GPU and no other: then it is number 0.
+        torch.cuda.set_device(local_rank if torch.cuda.device_count() > 1 else 0)
 
 
 def _backend() -> str:
