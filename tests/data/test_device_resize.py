@@ -52,6 +52,12 @@ def test_equals_pillow_at_sizes_of_cameras_and_at_both_ends_of_the_range(
     assert np.array_equal(on_device(image, *new_size, device), with_pillow(image, *new_size))
 
 
+def test_an_array_that_cannot_be_written_to_is_uploaded_without_a_warning():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    image.setflags(write=False)
+    assert np.array_equal(upload(image, torch.device("cpu")).numpy(), image)
+
+
 def test_nothing_on_the_device_is_kept_for_the_next_image(monkeypatch):
     made = []
     to = torch.Tensor.to

@@ -1,12 +1,23 @@
 """What `CudaRecorder` asks of PyTorch, told by a stand-in with PyTorch's rules of recording."""
 
 import contextlib
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
+from detectron2.engine.inference import graphs as graphs_module
+from detectron2.engine.inference import optimize_for_inference
 from detectron2.engine.inference.graphs import CudaRecorder, Fence, TrunkGraphs
+from detectron2.engine.inference.optimize import record_trunk
+from host_waits import FAR, FarTensor, host_waits, wait_here
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "modeling"))
+from tiny_models import ARCHITECTURES, images
 
 SECOND = torch.device("cuda", 1)
 
@@ -182,3 +193,63 @@ def test_another_thread_waits_while_an_output_is_in_use():
         order.append("this")
     thread.join()
     assert order == ["this", "other"]
+
+
+class Crossings(TorchDispatchMode):
+    """Operations between the host and `FAR`, also those that nobody waits for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+        far = {isinstance(x, FarTensor) for x in tensors}
+        wanted = kwargs.get("device")
+        if len(far) == 2 or (far and wanted is not None and far != {wanted == FAR}):
+            self.found.append(str(wait_here(str(func))))
+        return func(*args, **kwargs)
+
+
+def test_a_copy_that_nobody_waits_for_is_a_crossing():
+    with host_waits(), Crossings() as crossings:
+        torch.ones(2).to(FAR, non_blocking=True)
+        torch.ones(2, device=FAR) + 1
+    assert len(crossings.found) == 1
+
+
+_IN_A_HURRY = ["deformable v2", "Swin", "RetinaNet"]
+
+
+# A replay would read the host's memory again, where by then there is something else.
+@pytest.mark.parametrize(
+    "name",
+    [
+        *_IN_A_HURRY,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("GN", "RegNetY", "MViT", "FCOS")),
+    ],
+)
+def test_what_is_recorded_has_nothing_to_do_with_the_host(name, monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # FAR has none
+    monkeypatch.setattr(graphs_module, "_MOST_WASTE", 10.0)
+    recorded = []
+
+    def record(function, batch):
+        waits.clear()
+        with Crossings() as crossings:
+            recording = Replayed()
+            recording.output = function(batch)
+        recorded.append((list(waits), crossings.found))
+        return recording
+
+    architecture = ARCHITECTURES[name]
+    with host_waits() as waits, torch.no_grad():
+        model = optimize_for_inference(architecture.build(0.05)).to(FAR)
+        model.fixed_shapes = True
+        record_trunk(model, TrunkGraphs([(64, 96)], record))
+        model.graphs.fence = Fence(Cuda())
+        model.graphs.fence._cuda.current[FAR] = Stream(None, FAR)
+        for _ in range(2):
+            model(images(architecture))
+    assert recorded == [([], [])]

@@ -60,10 +60,11 @@ class FrozenBatchNorm2d(nn.Module):
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
         # F.batch_norm would keep x for a gradient of weight that nobody asks for; this form
-        # keeps C numbers only.
+        # keeps C numbers only, and reads x once.
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        shift = self.bias - self.running_mean * scale
-        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+        shift = torch.addcmul(self.bias, self.running_mean, scale, value=-1)
+        scale, shift = scale.to(x.dtype).view(1, -1, 1, 1), shift.to(x.dtype).view(1, -1, 1, 1)
+        return torch.addcmul(shift, x, scale)
 
     def _load_from_state_dict(
         self,

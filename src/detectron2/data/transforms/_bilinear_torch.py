@@ -24,7 +24,8 @@ def upload(image: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _on_host(array: np.ndarray, device_type: str) -> Tensor:
-    host = torch.from_numpy(np.ascontiguousarray(array))
+    # PyTorch warns of arrays that cannot be written to, as Pillow's are.
+    host = torch.from_numpy(np.require(array, requirements=("C", "W")))
     return host.pin_memory() if device_type == "cuda" else host
 
 
