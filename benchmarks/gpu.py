@@ -75,6 +75,7 @@ class Table:
 
 def ops_part(options: argparse.Namespace) -> int:
     """How many benchmarks of ops failed; the kernels run beside their references."""
+    set_precision("fp32")
     sys.path.insert(0, str(HERE / "ops"))
     known = sorted(path.stem for path in (HERE / "ops").glob("*.py") if path.stem != "measure")
     chosen = SimpleNamespace(

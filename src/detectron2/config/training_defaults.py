@@ -22,8 +22,8 @@ TRAINING: dict[str, Any] = {
     "CHANNELS_LAST": False,
     # Recompute the blocks of the backbone in the backward pass instead of keeping their results.
     "ACTIVATION_CHECKPOINTING": False,
-    # On a CPU in float32: channels last, fused convolutions, Winograd for wide ones. On a GPU in
-    # mixed precision: channels last.
+    # On a CPU in float32: channels last, fused convolutions, Winograd for wide ones. On a GPU:
+    # constants of frozen normalization are kept, and in mixed precision channels last.
     "FAST_CONVOLUTIONS": True,
     # torch.compile of the backbone.
     "COMPILE": {"ENABLED": False, "BACKEND": "inductor"},

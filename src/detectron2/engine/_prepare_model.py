@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detectron2.engine.integer_training import round_to_integers
 from detectron2.engine.training_blocks import speed_up_convolutions
+from detectron2.engine.training_norms import keep_constants_of_norms
 from detectron2.layers import CNNBlockBase
 
 __all__ = ["compile_backbone", "freeze_parameters", "prepare_model", "recompute_blocks"]
@@ -36,20 +37,24 @@ def prepare_model(
         freeze_parameters(model, list(training["FREEZE"]))
     fast = training["FAST_CONVOLUTIONS"]
     rounded = training["QUANTIZATION"]["ENABLED"]
-    fused = fast and not training["COMPILE"]["ENABLED"] and _is_on(model, "cpu")
+    compiled = training["COMPILE"]["ENABLED"]
+    fused = fast and not compiled and _is_on(model, "cpu")
     fused = fused and not rounded  # its kernels would round nothing
     if rounded:
         round_to_integers(model)
     # The tensor cores of a GPU read half numbers in this order; from another one cuDNN copies
     # every map into it and back.
-    suits = fused or (fast and mixed_precision and _is_on(model, "cuda"))
+    fast_on_gpu = fast and _is_on(model, "cuda")
+    suits = fused or (fast_on_gpu and mixed_precision)
     if _are_channels_last(training, suits):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fused:
         speed_up_convolutions(model)
+    if fast_on_gpu and not compiled:
+        keep_constants_of_norms(model)
     if training["ACTIVATION_CHECKPOINTING"]:
         recompute_blocks(model)
-    if training["COMPILE"]["ENABLED"]:
+    if compiled:
         compile_backbone(model, training["COMPILE"]["BACKEND"])
 
 

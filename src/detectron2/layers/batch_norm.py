@@ -61,10 +61,14 @@ class FrozenBatchNorm2d(nn.Module):
             )
         # F.batch_norm would keep x for a gradient of weight that nobody asks for; this form
         # keeps C numbers only, and reads x once.
+        scale, shift = self.scale_and_shift(x.dtype)
+        return torch.addcmul(shift, x, scale)
+
+    def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """(1, C, 1, 1) each; the layer computes ``x * scale + shift``."""
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         shift = torch.addcmul(self.bias, self.running_mean, scale, value=-1)
-        scale, shift = scale.to(x.dtype).view(1, -1, 1, 1), shift.to(x.dtype).view(1, -1, 1, 1)
-        return torch.addcmul(shift, x, scale)
+        return scale.to(dtype).view(1, -1, 1, 1), shift.to(dtype).view(1, -1, 1, 1)
 
     def _load_from_state_dict(
         self,

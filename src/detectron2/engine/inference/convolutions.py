@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectron2.engine.inference.prepared import Prepared, runs_prepared, state_of
+from detectron2.engine.training_norms import KeptFrozenBatchNorm2d
 from detectron2.layers import Conv2d, FrozenBatchNorm2d, NaiveSyncBatchNorm
 from detectron2.ops import winograd_conv
 from detectron2.ops.winograd_conv import transform_weight
@@ -20,7 +21,13 @@ __all__ = ["FusedConv2d", "can_be_fused"]
 # Padding, stride, dilation and groups of a convolution.
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
-_FOLDABLE_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm, NaiveSyncBatchNorm)
+_FOLDABLE_NORMS = (
+    FrozenBatchNorm2d,
+    KeptFrozenBatchNorm2d,
+    nn.BatchNorm2d,
+    nn.SyncBatchNorm,
+    NaiveSyncBatchNorm,
+)
 _RELU_FUNCTIONS = (F.relu, F.relu_, torch.relu, torch.relu_)
 
 # Winograd's algorithm moves more memory than it saves arithmetic where there are few channels:

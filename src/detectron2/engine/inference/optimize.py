@@ -79,7 +79,7 @@ def optimize_for_inference(
         model: any model of this package; layers of other classes stay as they are.
         device: where the copy lives; None leaves it where the model is.
         precision: "fp32" gives the original's outputs up to rounding; "bf16" computes
-            convolutions and hidden linear layers in bfloat16.
+            convolutions and hidden linear layers in bfloat16, "fp16" in float16.
         cuda_graphs: (height, width) of buckets, for models on a GPU: batches are padded to one
             of them, and the trunk with its head runs from a recording. None: no recordings.
 
