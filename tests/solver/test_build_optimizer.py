@@ -315,3 +315,33 @@ def test_a_first_step_from_a_momentum_of_zeros_has_the_bits_of_one_without():
     model, optimizer = momentum_model()
     model[0].data = weights.clone()
     assert torch.equal(trained(optimizer, model[0]), expected)
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_a_state_that_was_not_made_by_fused_kernels_is_gone_on_with(name):
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = name
+
+    def stepped(make):
+        model = nn.ParameterList([torch.ones(3)])
+        optimizer = make(model)
+        model[0].grad = torch.full((3,), 0.5)
+        optimizer.step()
+        return model, optimizer
+
+    kind = torch.optim.SGD if name == "SGD" else torch.optim.AdamW
+    _, before = stepped(lambda model: kind(model.parameters(), lr=0.1, foreach=True))
+    state = before.state_dict()
+    for of_parameter in state["state"].values():
+        if "step" in of_parameter:
+            of_parameter["step"] = 1  # as PyTorch had it once
+    model, optimizer = stepped(lambda model: build_optimizer(cfg, model))
+    optimizer.load_state_dict(state)
+    (group,) = optimizer.param_groups
+    assert group["fused"] is True and not group["foreach"]
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    was = model[0].detach().clone()
+    scaler.scale(model[0].sum()).backward()
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    assert (model[0] < was).all()

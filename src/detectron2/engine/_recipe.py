@@ -16,7 +16,7 @@ from detectron2.config.training_defaults import TRAINING
 from detectron2.data.quarantine import LIST_FILE
 from detectron2.engine._setup import _try_get_key
 from detectron2.engine._step_guard import StepGuard
-from detectron2.solver.build import fused_runs_on, start_momentum_at_zero
+from detectron2.solver._fused import fused_runs_on, mend_fused_steps
 from detectron2.utils.registry import locate
 
 WRITER_PERIOD = 20
@@ -206,7 +206,7 @@ class LazyRecipe(_Recipe):
             options.fused = fused_runs_on([{"params": list(model.parameters())}])
         optimizer = instantiate(options)
         if isinstance(optimizer, torch.optim.Optimizer):
-            start_momentum_at_zero(optimizer)
+            mend_fused_steps(optimizer)
         return optimizer
 
     def lr_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
