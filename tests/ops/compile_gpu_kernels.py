@@ -27,7 +27,9 @@ NMS = {
     "boxes": "*fp32", "classes": "*i64", "members": "*i64", "bits": "*i32", "threshold": "fp32",
     "WORD": 32,
 }  # fmt: skip
-REDUCE = {"members": "*i64", "bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256}
+REDUCE = {
+    "members": "*i64", "bits": "*i32", "kept": "*i32", "WORD": 32, "WORDS": 256, "AT_ONCE": 32,
+}  # fmt: skip
 IOU = {"boxes1": "*fp32", "boxes2": "*fp32", "output": "*fp16", "ROWS": 16, "COLUMNS": 128}
 DOUBLE_IOU = {**IOU, "boxes1": "*fp64", "boxes2": "*fp64", "output": "*fp64"}
 PASTE = {"masks": "*fp32", "boxes": "*fp32", "output": "*u8", "threshold": "fp32", "BLOCK": 1024}

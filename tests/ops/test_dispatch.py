@@ -168,6 +168,7 @@ def test_a_triton_that_cannot_launch_falls_back_with_one_line(monkeypatch, caplo
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(launching, "check_launch", no_compiler)
     dispatch._launch_problem.cache_clear()
     try:
@@ -178,3 +179,52 @@ def test_a_triton_that_cannot_launch_falls_back_with_one_line(monkeypatch, caplo
     assert {choice.implementation for choice in choices} == {"reference"}
     assert "triton cannot be used: RuntimeError: Failed to find C compiler" in choices[0].reason
     assert len(caplog.records) == 1
+
+
+def test_nothing_is_launched_on_trial_while_a_cuda_graph_is_recorded(monkeypatch):
+    launching = pytest.importorskip("detectron2.ops.launching")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(launching, "check_launch", lambda: pytest.fail("it waits for the GPU"))
+    dispatch._launch_problem.cache_clear()
+    assert dispatch.choose("nms", "cuda").implementation == "triton"
+
+
+def refusal(message):
+    kind = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
+    return kind(f"at 7:4:\n    x = y.to(z)\n        ^\n{message}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [refusal("no attribute 'to'"), RuntimeError("Triton Error [CUDA]: no attribute 'to'")],
+    ids=["compiler", "driver"],
+)
+def test_a_kernel_that_triton_refuses_falls_back_and_says_so_once(monkeypatch, caplog, error):
+    calls = []
+
+    def kernel(*args):
+        calls.append(args)
+        raise error
+
+    monkeypatch.setattr(dispatch, "_REFUSED", {})
+    attempt = dispatch._if_it_compiles("nms", kernel)
+    scores = torch.arange(6.0)
+    with caplog.at_level(logging.WARNING, logger="detectron2.ops.dispatch"):
+        results = [attempt(BOXES, scores, 0.5) for _ in range(2)]
+    assert all(torch.equal(kept, nms(BOXES, scores, 0.5)) for kept in results)
+    assert len(calls) == len(caplog.records) == 1
+    assert "no attribute 'to'" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("full"), RuntimeError("sizes"), ValueError("rois")]
+)
+def test_an_error_that_is_not_of_triton_is_no_reason_to_fall_back(monkeypatch, error):
+    def kernel(*args):
+        raise error
+
+    monkeypatch.setattr(dispatch, "_REFUSED", {})
+    with pytest.raises(type(error), match=str(error)):
+        dispatch._if_it_compiles("nms", kernel)(BOXES, torch.arange(6.0), 0.5)
+    assert not dispatch._REFUSED

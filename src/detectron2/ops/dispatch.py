@@ -75,6 +75,8 @@ class _Override(threading.local):
 
 
 _OPS: dict[str, Op] = {}
+# Ops whose Triton kernel was refused in this process, and why.
+_REFUSED: dict[str, str] = {}
 _OVERRIDE = _Override()
 
 
@@ -146,8 +148,8 @@ def call(name: str, *args: Any) -> Any:
 def run(name: str, *args: Any) -> Any:
     """Run the chosen implementation of op `name`, without autograd: the body of the torch op."""
     first = args[0] if isinstance(args[0], Tensor) else args[0][0]
-    if first.is_cpu and _OVERRIDE.implementation == "auto" and _ENVIRONMENT == "auto":
-        return _cpu_function(name)(*args)
+    if _OVERRIDE.implementation == "auto" and _ENVIRONMENT == "auto":
+        return _fastest(name, "cpu" if first.is_cpu else first.device.type)(*args)
     op, choice = _OPS[name], choose(name, first.device.type)
     if choice.implementation == "reference":
         return op.reference(*args)
@@ -169,12 +171,47 @@ def is_automatic() -> bool:
 
 
 @functools.cache
-def _cpu_function(name: str) -> Callable[..., Any]:
-    """What runs on CPU unless something else is asked for; looking it up costs 5 microseconds."""
-    op = _OPS[name]
-    if _automatic(name, "cpu").implementation == "reference":
+def _fastest(name: str, device: str) -> Callable[..., Any]:
+    """What runs unless something else is asked for; looking it up costs 5 microseconds."""
+    op, choice = _OPS[name], _automatic(name, device)
+    if choice.implementation == "reference":
         return op.reference
-    return _load(op.numba or "")[0] or op.reference
+    kernel = _load(op.kernel(choice.implementation) or "")[0] or op.reference
+    return kernel if choice.implementation == "numba" else _if_it_compiles(name, kernel)
+
+
+def _if_it_compiles(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The Triton kernel of op `name`; once this GPU or this Triton refused it, the reference."""
+    reference = _OPS[name].reference
+
+    def attempt(*args: Any) -> Any:
+        if name in _REFUSED:
+            return reference(*args)
+        try:
+            return kernel(*args)
+        except Exception as error:
+            if not _is_of_triton(error):
+                raise
+            # Triton quotes the program first.
+            message = str(error).strip().splitlines() or [""]
+            _REFUSED[name] = problem = f"{type(error).__name__}: {message[-1].strip()}"
+            logger.warning(
+                "The Triton kernel of %s does not run here, plain PyTorch runs instead (%s).",
+                name,
+                problem,
+                exc_info=error,
+            )
+        return reference(*args)
+
+    return attempt
+
+
+def _is_of_triton(error: Exception) -> bool:
+    """Whether a kernel was refused by Triton's compiler or by the driver, before it ran."""
+    if type(error).__module__.partition(".")[0] == "triton":
+        return True
+    beginnings = ("Triton Error", "PassManager", "Failed to find C compiler")
+    return type(error) is RuntimeError and str(error).startswith(beginnings)
 
 
 def choose(name: str, device: str) -> Choice:
@@ -202,7 +239,9 @@ def _automatic(name: str, device: str) -> Choice:
         return Choice(name, device, "reference", f"{name} has no {implementation} kernel")
     function, problem = _load(path)
     if function is not None and implementation == "triton" and torch.cuda.is_available():
-        problem = _launch_problem()
+        # The trial waits for the GPU, which a stream that is recorded must not do.
+        recording = torch.cuda.is_current_stream_capturing()
+        problem = _REFUSED.get(name, "") or ("" if recording else _launch_problem())
     if problem:
         return Choice(name, device, "reference", f"{implementation} cannot be used: {problem}")
     return Choice(name, device, implementation, f"the kernel for {device} devices")

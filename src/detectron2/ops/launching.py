@@ -3,7 +3,17 @@
 Kernels run on CUDA and ROCm, and on CPU tensors in Triton's interpreter (TRITON_INTERPRET=1).
 They must round as the reference does wherever a result is discontinuous, so they are launched
 with `EXACT`, which keeps the compiler from fusing multiplications with additions, and divide
-with :func:`divide`: Triton's own division of float32 is approximate.
+with :func:`divide`: Triton's own division of float32 is approximate. Others say `FUSED`: what
+happens where neither is said changes with Triton's versions, and 3.9 warns of it.
+
+What the interpreter does not tell, and every kernel has to keep:
+
+- Program numbers and lanes are int32, and a product of two int32 is one: widen before multiplying.
+- A grid may be 65535 programs high and deep, but 2^31 wide: what may be long is its first axis.
+- An integer argument that is 1 becomes a constant, which has no `.to`, and one that is divisible
+  by 16 another kernel, which takes seconds to compile: sizes of images and counts of boxes are in
+  `do_not_specialize`.
+- At most 1024 threads: 32 warps on NVIDIA, 16 on AMD's MI series, whose warps are twice as wide.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,9 +24,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["EXACT", "check_launch", "device_of", "divide", "real_type"]
+__all__ = ["EXACT", "FUSED", "check_launch", "device_of", "divide", "real_type"]
 
 EXACT: dict[str, Any] = {"enable_fp_fusion": False}
+FUSED: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -51,6 +62,6 @@ def check_launch() -> None:
             launcher in C for every kernel, finds no C compiler.
     """
     values = torch.zeros(1, device="cuda")
-    add_one[(1,)](values)
+    add_one[(1,)](values, **EXACT)
     if values.item() != 1:
         raise RuntimeError("a trivial Triton kernel gave a wrong result")

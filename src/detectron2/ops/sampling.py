@@ -63,6 +63,9 @@ def corners_of(here, y, x, height, width, stride_row, stride_column):  # type: i
     """Addresses and weights of the four cells around (y, x), and if the position is on the map."""
     top, bottom, down, inside_y = cells_around(y, height)
     left, right, across, inside_x = cells_around(x, width)
+    # A map may have more than 2^31 numbers, though none of its sides and strides is as large.
+    top, bottom = top.to(tl.int64), bottom.to(tl.int64)
+    left, right = left.to(tl.int64), right.to(tl.int64)
     a = here + top * stride_row + left * stride_column
     b = here + top * stride_row + right * stride_column
     c = here + bottom * stride_row + left * stride_column

@@ -31,8 +31,10 @@ def iou_tile(
     boxes1, boxes2, output, count1, count2,
     REAL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
-    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tiles = tl.cdiv(count2, COLUMNS)  # of a row of tiles
+    row_tile, column_tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    row = row_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]  # (ROWS, 1)
+    column = column_tile.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     ax0, ay0, ax1, ay1, area1 = load_sides(boxes1, row, row < count1, REAL)
     bx0, by0, bx1, by1, area2 = load_sides(boxes2, column, column < count2, REAL)
     width = tl.maximum(tl.minimum(ax1, bx1) - tl.maximum(ax0, bx0), 0.0)
@@ -57,7 +59,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     second = boxes2.detach().to(real).contiguous()
     output = torch.empty((len(first), len(second)), dtype=dtype, device=first.device)
     if output.numel():
-        grid = (triton.cdiv(len(first), ROWS), triton.cdiv(len(second), COLUMNS))
+        grid = (triton.cdiv(len(first), ROWS) * triton.cdiv(len(second), COLUMNS),)
         with device_of(first):
             iou_tile[grid](
                 first, second, output, len(first), len(second),

@@ -19,7 +19,8 @@ from detectron2.ops.launching import EXACT, device_of
 
 __all__ = ["box_iou_rotated", "describe", "pair_ious"]
 
-ROWS, COLUMNS = 16, 64
+# 132 registers; four times as many pairs in a tile do not find room in 255.
+ROWS, COLUMNS = 8, 32
 
 
 def describe(boxes: Tensor) -> Tensor:
@@ -104,8 +105,10 @@ def pair_ious(first, second, row, column, count1, count2):  # type: ignore[no-un
 def iou_tile(
     first, second, output, count1, count2, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(1).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    tiles = tl.cdiv(count2, COLUMNS)  # of a row of tiles
+    row_tile, column_tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    row = row_tile.to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = column_tile.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     iou = pair_ious(first, second, row, column, count1, count2)
     exists = (row < count1) & (column < count2)
     tl.store(output + row * count2 + column, iou.to(output.dtype.element_ty), mask=exists)
@@ -118,7 +121,7 @@ def box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     first, second = describe(boxes1), describe(boxes2)
     output = torch.empty((len(boxes1), len(boxes2)), dtype=real, device=boxes1.device)
     if output.numel():
-        grid = (triton.cdiv(len(boxes1), ROWS), triton.cdiv(len(boxes2), COLUMNS))
+        grid = (triton.cdiv(len(boxes1), ROWS) * triton.cdiv(len(boxes2), COLUMNS),)
         with device_of(first):
             iou_tile[grid](
                 first, second, output, len(boxes1), len(boxes2),

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from detectron2.ops.box_iou.reference import compute_dtype
-from detectron2.ops.launching import device_of
+from detectron2.ops.launching import EXACT, device_of
 from detectron2.ops.matcher.reference import bounds
 
 __all__ = ["matcher"]
@@ -81,10 +81,12 @@ def matcher(
         match_columns[grid](
             matrix, on_device(limits, tops), on_device(labels, match_labels), matches,
             match_labels, tops, rows, columns,
-            INTERVALS=len(labels), LOW_QUALITY=low_quality, COLUMNS=COLUMNS,
+            INTERVALS=len(labels), LOW_QUALITY=low_quality, COLUMNS=COLUMNS, **EXACT,
         )  # fmt: skip
         if low_quality:
-            label_reached[grid](matrix, tops, match_labels, rows, columns, COLUMNS=COLUMNS)
+            label_reached[grid](
+                matrix, tops, match_labels, rows, columns, COLUMNS=COLUMNS, **EXACT
+            )
     return matches, match_labels
 
 

@@ -40,6 +40,10 @@ __all__ = [
 
 WORD = 32
 
+# Of `reduce_words` for some numbers of words: warps, and rows of the matrix that they read at once.
+# With all 32 rows 4096 words would need four times the registers that there are.
+WARPS_AND_ROWS = {64: (4, 32), 256: (4, 32), 1024: (8, 16), 4096: (16, 8)}
+
 
 @triton.jit
 def pack_bits(overlaps, bits, row_block, column_block, words, limit, WORD: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -99,7 +103,8 @@ def overlap_word(
 
 @triton.jit(do_not_specialize=["count", "words", "enough"])
 def reduce_words(
-    members, bits, kept, count, words, enough, WORD: tl.constexpr, WORDS: tl.constexpr
+    members, bits, kept, count, words, enough,
+    WORD: tl.constexpr, WORDS: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """kept (N, words): bit c of word w says that box 32 w + c of the image stays. A program for
     each image, which ends behind the word with the box that makes them `enough`."""
@@ -123,10 +128,13 @@ def reduce_words(
             stays = tl.where(free, stays | (one << i), stays)
             found += free.to(tl.int32)
         tl.store(kept + block, stays)
-        for i in tl.static_range(WORD):
-            free = ((stays >> i) & 1) != 0
-            later = (column > block) & (column < tl.where(free, words, 0))
-            dropped = dropped | tl.load(rows + i * words + column, mask=later, other=0)
+        # Rows that are on their way at the same time: as many as find room in registers.
+        for first in range(0, WORD, AT_ONCE):
+            for i in tl.static_range(AT_ONCE):
+                free = ((stays >> (first + i)) & 1) != 0
+                later = (column > block) & (column < tl.where(free, words, 0))
+                row = rows + (first + i) * words
+                dropped = dropped | tl.load(row + column, mask=later, other=0)
         rows += WORD * words
         block += 1
 
@@ -148,10 +156,11 @@ def keep_from_bits(bits: Tensor, members: Tensor, enough: int) -> Tensor:
     kept = torch.zeros(images, words, dtype=torch.int32, device=bits.device)
     # Powers of four, so that few variants are compiled.
     size = max(64, 4 ** math.ceil(math.log(words, 4)))
+    warps, at_once = WARPS_AND_ROWS.get(size, (16, 1))
     with device_of(bits):
         reduce_words[(images,)](
             members, bits, kept, count, words, enough, WORD=WORD, WORDS=size,
-            num_warps=4 if size <= 1024 else 8,
+            AT_ONCE=at_once, num_warps=warps, **EXACT,
         )  # fmt: skip
     positions = torch.arange(WORD, dtype=torch.int32, device=bits.device)
     return ((kept[..., None] >> positions) & 1).bool().flatten(1)[:, :count]

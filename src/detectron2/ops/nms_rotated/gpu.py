@@ -21,7 +21,7 @@ from detectron2.ops.nms.reference import threshold_below
 __all__ = ["batched_nms_rotated", "fill_rotated_bits", "nms_rotated"]
 
 
-@triton.jit(do_not_specialize=["count", "words"])
+@triton.jit(do_not_specialize=["count", "words", "total"])
 def overlap_word_rotated(
     shapes, classes, members, bits, count, words, total, threshold,
     CLASSES: tl.constexpr, WORD: tl.constexpr,
@@ -75,7 +75,7 @@ def fill_rotated_bits(
     overlap_word_rotated[(words, words, images)](
         describe(boxes.reshape(-1, 5)), members if classes is None else classes.contiguous(),
         members, bits, count, words, images * count, threshold, CLASSES=classes is not None,
-        WORD=WORD, **EXACT,
+        WORD=WORD, num_warps=8, **EXACT,
     )  # fmt: skip
 
 

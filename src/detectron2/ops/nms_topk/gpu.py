@@ -29,8 +29,9 @@ from detectron2.ops.nms_topk.reference import nms_topk_reference
 
 __all__ = ["MAX_PLACES", "nms_topk", "pick", "steps_of_bits"]
 
-# Of boxes that a program holds: eight for each of 1024 threads, six numbers each.
-MAX_CHUNK = 8192
+# Of boxes that a program holds: eight for each of 512 threads, six numbers each. 1024 threads have
+# half as many registers, which do not suffice; and AMD has no 32 warps of 64.
+MAX_CHUNK = 4096
 # Of results that a program holds.
 MAX_PLACES = 8192
 # Candidates whose bit matrix takes 32 MB for each image.
@@ -72,7 +73,7 @@ def pick_in_order(
             if SHARED:
                 row = candidate // classes
         else:
-            group = tl.load(groups + candidate, mask=exists, other=0).to(tl.int32)
+            group = tl.load(groups + candidate, mask=exists, other=0)
         x0 = tl.load(boxes + row * 4, mask=alive, other=0.0)
         y0 = tl.load(boxes + row * 4 + 1, mask=alive, other=0.0)
         x1 = tl.load(boxes + row * 4 + 2, mask=alive, other=0.0)
@@ -92,7 +93,7 @@ def pick_in_order(
                 if SHARED:
                     my_row = mine // classes
             else:
-                my_group = tl.load(groups + mine).to(tl.int32)
+                my_group = tl.load(groups + mine)
             drops = overlaps_more(
                 tl.load(boxes + my_row * 4), tl.load(boxes + my_row * 4 + 1),
                 tl.load(boxes + my_row * 4 + 2), tl.load(boxes + my_row * 4 + 3),
@@ -121,7 +122,7 @@ def pick(
 
     Args:
         boxes: (N, B, 4) float32.
-        groups: (N, D) int64 below 2^31; None where candidates are pairs (box, class), row by row.
+        groups: (N, D) int64; None where candidates are pairs (box, class), row by row.
         usable: (N, D) bool.
         order: (N, D) candidates by descending score, those to leave out last.
         classes: of the pairs; 0 with `groups`.
@@ -130,7 +131,8 @@ def pick(
     picked, counts = order.new_zeros(images, topk), order.new_zeros(images)
     if images * length * topk == 0:
         return picked, counts
-    chunk = min(MAX_CHUNK, max(128, triton.next_power_of_2(length)))
+    # Few sizes, because each is compiled.
+    chunk = next((size for size in (256, 1024) if length <= size), MAX_CHUNK)
     with device_of(boxes):
         pick_in_order[(images,)](
             boxes, usable if groups is None else groups, usable, order, picked, counts, length,

@@ -29,8 +29,9 @@ def paste_block(
     masks, boxes, output, rows, columns, height, width, threshold,
     SOFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    n = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(height * width, BLOCK)  # of a mask
+    n = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     exists = pixel < height * width
     x0, y0 = tl.load(boxes + n * 4), tl.load(boxes + n * 4 + 1)
     x1, y1 = tl.load(boxes + n * 4 + 2), tl.load(boxes + n * 4 + 3)
@@ -68,7 +69,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     values, sides = masks.detach().float().contiguous(), boxes.detach().float().contiguous()
     if output.numel():
         with device_of(values):
-            paste_block[(triton.cdiv(height * width, BLOCK), len(values))](
+            paste_block[(triton.cdiv(height * width, BLOCK) * len(values),)](
                 values, sides, output, values.shape[1], values.shape[2], height, width, threshold,
                 SOFT=threshold < 0, BLOCK=BLOCK, **EXACT,
             )  # fmt: skip

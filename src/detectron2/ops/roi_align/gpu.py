@@ -92,8 +92,9 @@ def visit_samples(
         first_level: level of data0, of `level_count` that are here; others are left alone.
         MANY: whether there is more than data0.
     """
-    k = tl.program_id(0).to(tl.int64)
-    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(channels * ROWS * COLUMNS, BLOCK)  # of a box
+    k = (tl.program_id(0) // blocks).to(tl.int64)
+    element = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     if LAST:
         channel, cell = element % channels, element // channels
     else:
@@ -167,7 +168,7 @@ def launch(
     count, channels, height, width = pooled.shape
     if pooled.numel() == 0:
         return
-    grid = (count, triton.cdiv(channels * height * width, BLOCK))
+    grid = (count * triton.cdiv(channels * height * width, BLOCK),)
     with device_of(pooled):
         for first in range(0, len(maps), LEVELS):
             here = maps[first : first + LEVELS]

@@ -33,7 +33,12 @@ __all__ = ["roi_align_rotated", "roi_align_rotated_backward"]
 BLOCK = 256
 
 
-@triton.jit(do_not_specialize=["image_count", "channels", "height", "width"])
+@triton.jit(
+    do_not_specialize=[
+        "image_count", "channels", "height", "width",
+        "stride_image", "stride_channel", "stride_row", "stride_column",
+    ]
+)  # fmt: skip
 def visit_rotated_samples(
     data, pooled, images, boxes, image_count, channels, height, width,
     stride_image, stride_channel, stride_row, stride_column,
@@ -44,8 +49,9 @@ def visit_rotated_samples(
 
     `data` has any strides; `pooled` is (K, ROWS * COLUMNS, C) if LAST, else the transpose.
     """
-    k = tl.program_id(0).to(tl.int64)
-    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(channels * ROWS * COLUMNS, BLOCK)  # of a box
+    k = (tl.program_id(0) // blocks).to(tl.int64)
+    element = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     if LAST:
         channel, cell = element % channels, element // channels
     else:
@@ -107,7 +113,7 @@ def launch(
     rois = rois.detach()
     images = rois[:, 0].to(torch.int64).contiguous()
     boxes = rotated_boxes_in_cells(rois, compute_dtype(data.dtype), scale)
-    grid = (count, triton.cdiv(channels * height * width, BLOCK))
+    grid = (count * triton.cdiv(channels * height * width, BLOCK),)
     with device_of(data):
         visit_rotated_samples[grid](
             data, pooled, images, boxes, data.shape[0], channels, data.shape[2], data.shape[3],
