@@ -7,9 +7,15 @@ switched on before Triton is imported.
 
 import re
 
+import hostile_interpreter
 import pytest
 import torch
 from ops_contract import KERNEL, Kernel
+
+if KERNEL.is_interpreted:
+    hostile_interpreter.install()
+else:
+    collect_ignore = ["test_hostile_interpreter.py"]
 
 # The interpreter takes a tenth of a second per box: there, a few of the ugly cases must do.
 COUNTS = [0, 7] if KERNEL.is_interpreted else [0, 1, 7, 1000]

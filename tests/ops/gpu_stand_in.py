@@ -1,9 +1,9 @@
 """A GPU that is not there: the host's side of a launch runs as on one, the kernel does not.
 
-Triton's interpreter skips what happens between a call and the machine code: which arguments become
-constants, how many variants of a kernel are compiled, what the driver accepts as a grid. Here that
-runs with tensors of the CPU, or of no device at all (`device="meta"`, of any size), down to Triton's
-intermediate language; results stay as they were allocated.
+Triton's interpreter skips what happens between a call and the machine code: which arguments
+become constants, how many variants of a kernel are compiled, what the driver accepts as a grid.
+Here that runs with tensors of the CPU, or of no device at all (`device="meta"`, of any size), down
+to Triton's intermediate language; results stay as they were allocated.
 """
 
 import importlib

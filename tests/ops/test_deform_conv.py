@@ -215,3 +215,22 @@ def test_wrong_arguments_are_named(change, message):
     arguments = {"offset": offset, "weight": weight, "bias": bias, "mask": mask, **change}
     with pytest.raises(ValueError, match=message):
         deform_conv(features, **arguments)
+
+
+def test_autocast_does_not_round_what_the_tensors_hold(kernel):
+    features, offset, weight, *_ = case_for(kernel, kernel=2, padding=1, images=1)
+    with kernel.active():
+        exact = deform_conv(features, offset, weight, padding=1)
+        with torch.autocast(kernel.device, torch.bfloat16):
+            output = deform_conv(features, offset, weight, padding=1)
+    assert torch.equal(output, exact)
+
+
+def test_no_mask_has_a_gradient_of_the_type_that_is_promised(kernel):
+    features, offset, weight, *_ = case_for(kernel, kernel=2, padding=1, images=1)
+    tensors = [tensor.detach().bfloat16() for tensor in (features, offset, weight)]
+    grad = torch.ones_like(deform_conv(*tensors, padding=1))
+    arguments = (grad, *tensors, None, [1, 1], [1, 1], [1, 1], 1, 1)
+    with kernel.active():
+        of_mask = torch.ops.detectron2.deform_conv_backward(*arguments)[3]
+    assert (of_mask.dtype, of_mask.numel()) == (torch.bfloat16, 0)

@@ -177,3 +177,12 @@ def test_no_grid_is_larger_than_a_gpu_takes(name, monkeypatch):
     with gpu_stand_in(monkeypatch) as launches:
         HUGE[name]()
     assert launches and [launch.problem() for launch in launches if launch.problem()] == []
+
+
+def test_pixels_that_32_bits_do_not_count_are_left_to_pytorch(monkeypatch):
+    calls = []
+    op = gpu("paste_masks")
+    monkeypatch.setattr(op, "paste_masks_reference", lambda *arguments: calls.append(arguments))
+    with gpu_stand_in(monkeypatch) as launches:
+        op.paste_masks(meta(1, 28, 28), meta(1, 4), 50_000, 50_000, 0.5)
+    assert len(calls) == 1 and not launches

@@ -124,3 +124,12 @@ def test_misuse_is_named():
 
 def test_is_a_well_behaved_torch_op():
     torch.library.opcheck(torch.ops.detectron2.nms_topk.default, (*random_batch(2, 9), 0.5, 4))
+
+
+def test_groups_that_differ_in_their_upper_32_bits_are_different(kernel):
+    boxes, scores, groups, usable = random_batch(1, 70, kernel.device, groups=1)
+    boxes[:] = boxes[:, :1]
+    groups[:, ::2] += 2**32
+    # One of each group stays; more places would be filled by the matrix of all pairs.
+    _, counts = check(kernel, boxes, scores, groups, usable, 0.5, 3)
+    assert int(counts) == 2

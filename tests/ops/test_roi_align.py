@@ -297,6 +297,18 @@ def test_up_to_four_levels_are_one_launch_on_a_gpu(monkeypatch, count, launches)
     assert calls == [(*levels, way) for way in (False, True) for levels in ranges]
 
 
+def test_cells_that_lie_more_than_2_to_the_31_numbers_apart_are_read(kernel):
+    # 4 GB of addresses, of which three pages are used: a side and a stride fit 32 bits, their
+    # product does not.
+    room = torch.empty(2**31 + 8, dtype=torch.bfloat16, device=kernel.device)
+    maps = room.as_strided((1, 2, 3, 2), (1, 2, 2**30, 1))
+    maps.copy_(torch.rand(maps.shape, generator=generator("far")))
+    rois = torch.tensor([[0, 0.0, 0.0, 2.0, 3.0]], device=kernel.device)
+    op = partial(roi_align, output_size=(3, 2), sampling_ratio=1, aligned=True)
+    pooled = check_against_reference(op, kernel, maps, rois)
+    torch.testing.assert_close(pooled[0], maps[0])
+
+
 def test_convention_a_box_of_no_level_gives_zeros(kernel):
     levels = torch.tensor([-1, 1, 7], device=kernel.device)
     rois = with_images(random_boxes(3, 60, device=kernel.device), 2)
@@ -426,3 +438,10 @@ def test_cells_that_no_box_needs_do_not_reach_the_result(monkeypatch):
         for ratio in (0, 1, 2):
             pooled = roi_align(features, torch.tensor([[0, *box]]), (2, 2), 1.0, ratio, True)
             assert pooled.isfinite().all()
+
+
+def test_a_scale_that_float32_does_not_hold_is_exact_in_float64(kernel):
+    maps = random_map((1, 1, 4, 5), kernel, dtype=torch.float64)
+    rois = torch.tensor([[0, 1.0, 2.0, 9.0, 8.0]], dtype=torch.float64, device=kernel.device)
+    op = partial(roi_align, output_size=1, spatial_scale=1 / 3, sampling_ratio=1, aligned=True)
+    check_against_reference(op, kernel, maps, rois, leaves=("input",))

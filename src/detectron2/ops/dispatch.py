@@ -148,9 +148,14 @@ def call(name: str, *args: Any) -> Any:
 def run(name: str, *args: Any) -> Any:
     """Run the chosen implementation of op `name`, without autograd: the body of the torch op."""
     first = args[0] if isinstance(args[0], Tensor) else args[0][0]
+    device = "cpu" if first.is_cpu else first.device.type
+    if device in KERNEL_OF_DEVICE and torch.is_autocast_enabled(device):
+        # The tensors say how exact an op is: products inside of it are not to be rounded more.
+        with torch.autocast(device, enabled=False):
+            return run(name, *args)
     if _OVERRIDE.implementation == "auto" and _ENVIRONMENT == "auto":
-        return _fastest(name, "cpu" if first.is_cpu else first.device.type)(*args)
-    op, choice = _OPS[name], choose(name, first.device.type)
+        return _fastest(name, device)(*args)
+    op, choice = _OPS[name], choose(name, device)
     if choice.implementation == "reference":
         return op.reference(*args)
     kernel = _load(op.kernel(choice.implementation) or "")[0]

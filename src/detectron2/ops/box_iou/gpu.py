@@ -63,6 +63,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         with device_of(first):
             iou_tile[grid](
                 first, second, output, len(first), len(second),
-                REAL=real_type(dtype), ROWS=ROWS, COLUMNS=COLUMNS, **EXACT,
+                REAL=real_type(dtype), ROWS=ROWS, COLUMNS=COLUMNS,
+                num_warps=8 if real == torch.float64 else 4, **EXACT,
             )  # fmt: skip
     return output

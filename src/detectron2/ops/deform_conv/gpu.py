@@ -27,7 +27,8 @@ from detectron2.ops.launching import EXACT, device_of, real_type
 __all__ = ["deform_conv", "deform_conv_backward"]
 
 VALUES_AT_ONCE = 1 << 27  # of columns: 512 MB in float32
-PLACES, CHANNELS = 32, 32
+# With four warps the gradient does not find room in registers.
+PLACES, CHANNELS, WARPS = 32, 32, 8
 
 SIZES = [
     "first", "count", "height", "width", "out_columns", "places",
@@ -260,7 +261,8 @@ class Problem:
                 *gradients, piece.start, count, self.channels, *self.size, *self.geometry,
                 GROUPS=self.groups, OFFSET_GROUPS=self.offset_groups, TAPS=self.taps,
                 KERNEL_COLUMNS=self.kernel[1], MASK=self.mask is not None,
-                REAL=real_type(self.dtype), PLACES=places, CHANNELS=CHANNELS, num_warps=8, **EXACT,
+                REAL=real_type(self.dtype), PLACES=places, CHANNELS=CHANNELS,
+                num_warps=WARPS, **EXACT,
             )  # fmt: skip
 
     def read(self, piece: slice, columns: Tensor) -> Tensor:
@@ -327,5 +329,5 @@ def deform_conv_backward(
         of_input.contiguous(memory_format=format_of(is_channels_last(input))),
         of_offset.to(offset.dtype),
         kernels.permute(0, 4, 3, 1, 2).reshape(weight.shape).to(weight.dtype).contiguous(),
-        of_mask if mask is None else of_mask.to(mask.dtype),
+        of_mask.to(offset.dtype if mask is None else mask.dtype),
     )

@@ -26,7 +26,7 @@ from detectron2.ops.nms_topk.gpu import MAX_PLACES, pick
 
 __all__ = ["detect_boxes"]
 
-BLOCK = 128
+BLOCK, WARPS = 128, 1
 
 
 @triton.jit
@@ -135,7 +135,7 @@ def detect_boxes(
             deltas.contiguous(), proposals.contiguous(), scores.contiguous(), usable.contiguous(),
             image_sizes.contiguous(), corners, table, flags, rows, boxes_of_row, classes,
             *weights, scale_clamp, in_dtype(score_threshold, scores.dtype),
-            ON_GPU=deltas.is_cuda, BLOCK=BLOCK, num_warps=1, **EXACT,
+            ON_GPU=deltas.is_cuda, BLOCK=BLOCK, num_warps=WARPS, **EXACT,
         )  # fmt: skip
     order = table.sort(dim=1, descending=True, stable=True).indices
     threshold = threshold_below(iou_threshold, torch.float32)

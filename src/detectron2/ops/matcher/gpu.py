@@ -84,9 +84,7 @@ def matcher(
             INTERVALS=len(labels), LOW_QUALITY=low_quality, COLUMNS=COLUMNS, **EXACT,
         )  # fmt: skip
         if low_quality:
-            label_reached[grid](
-                matrix, tops, match_labels, rows, columns, COLUMNS=COLUMNS, **EXACT
-            )
+            label_reached[grid](matrix, tops, match_labels, rows, columns, COLUMNS=COLUMNS, **EXACT)
     return matches, match_labels
 
 

@@ -20,6 +20,9 @@ from detectron2.ops.nms.reference import threshold_below
 
 __all__ = ["batched_nms_rotated", "fill_rotated_bits", "nms_rotated"]
 
+# With four, 32 x 32 pairs do not find room in registers.
+WARPS = 8
+
 
 @triton.jit(do_not_specialize=["count", "words", "total"])
 def overlap_word_rotated(
@@ -75,7 +78,7 @@ def fill_rotated_bits(
     overlap_word_rotated[(words, words, images)](
         describe(boxes.reshape(-1, 5)), members if classes is None else classes.contiguous(),
         members, bits, count, words, images * count, threshold, CLASSES=classes is not None,
-        WORD=WORD, num_warps=8, **EXACT,
+        WORD=WORD, num_warps=WARPS, **EXACT,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from detectron2.ops.launching import EXACT, device_of, divide
+from detectron2.ops.paste_masks.reference import paste_masks_reference
 
 __all__ = ["paste_masks"]
 
@@ -65,6 +66,8 @@ def paste_block(
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
     """The Triton version of :func:`detectron2.ops.paste_masks`."""
+    if height * width >= 2**31 - BLOCK:  # pixels of an image are numbered in 32 bits
+        return paste_masks_reference(masks, boxes, height, width, threshold)
     output = torch.empty((len(masks), height, width), dtype=torch.uint8, device=masks.device)
     values, sides = masks.detach().float().contiguous(), boxes.detach().float().contiguous()
     if output.numel():

@@ -15,6 +15,7 @@ gradient adds the same 16 values atomically, in no fixed order: with
 from collections.abc import Sequence
 from itertools import chain
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -23,7 +24,10 @@ from torch import Tensor
 from detectron2.ops.box_iou.reference import compute_dtype
 from detectron2.ops.formats import format_of, is_channels_last
 from detectron2.ops.launching import EXACT, device_of, divide, real_type
-from detectron2.ops.roi_align.reference import multilevel_roi_align_backward_reference
+from detectron2.ops.roi_align.reference import (
+    multilevel_roi_align_backward_reference,
+    multilevel_roi_align_reference,
+)
 from detectron2.ops.sampling import (
     bin_samples,
     first_visited,
@@ -193,6 +197,11 @@ def arguments_of(
     return maps, [*chain.from_iterable(of_maps), *scales]
 
 
+def loses_digits(scales: Sequence[float], dtype: torch.dtype) -> bool:
+    """Whether float64 maps have a scale that is none of float32, as which Triton takes it."""
+    return dtype == torch.float64 and any(float(np.float32(scale)) != scale for scale in scales)
+
+
 def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device, last: bool) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device, memory_format=format_of(last)).zero_()
 
@@ -209,6 +218,10 @@ def multilevel_roi_align(
 ) -> Tensor:
     """The Triton forward of :func:`detectron2.ops.multilevel_roi_align`."""
     first = features[0]
+    if loses_digits(spatial_scales, first.dtype):
+        return multilevel_roi_align_reference(
+            features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned
+        )
     shape = (rois.shape[0], first.shape[1], height, width)
     pooled = zeros(shape, first.dtype, first.device, is_channels_last(first))
     rois = rois.detach().contiguous()
@@ -228,7 +241,8 @@ def multilevel_roi_align_backward(
     channels_last: Sequence[bool],
 ) -> list[Tensor]:
     """The Triton backward; `sizes` is N, then Hl, Wl of every level."""
-    if torch.are_deterministic_algorithms_enabled():
+    lossy = loses_digits(spatial_scales, grad.dtype)
+    if lossy or torch.are_deterministic_algorithms_enabled():
         return multilevel_roi_align_backward_reference(
             grad, rois, levels, sizes, spatial_scales, sampling_ratio, aligned, channels_last
         )
