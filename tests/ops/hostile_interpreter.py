@@ -1,8 +1,8 @@
 """Triton's interpreter, less forgiving: what a GPU is free to do wrong becomes an error or a value.
 
 - A load, store or atomic outside of every tensor of the launch is an error.
-- Two programs of a launch that meet at an address, one of them storing, are a race, and so is a
-  program that reads what it stored: its threads do not wait for one another. Atomics may meet.
+- A place that a launch stores to twice, or stores or adds to and reads, is a race: programs run in
+  any order, and the threads of one do not wait for one another. Atomics may meet.
 - Programs run in another order than that of their numbers.
 - A number that does not fit an integer type, such as NaN, is converted to an arbitrary one; so is
   what a load leaves out without an `other`.
@@ -21,58 +21,47 @@ class Hostile(AssertionError):
     """What a kernel did that a GPU does not allow."""
 
 
-MANY = -1  # programs
 ANYTHING = 77  # what is found where nothing is known
 
 
+Addresses = np.ndarray[Any, Any]
+
+
 class Memory:
-    """The tensors of a launch, and which program touched each of their bytes' elements."""
+    """The tensors of a launch, and which of their places it reads, stores to and adds to."""
 
     def __init__(self, tensors: list[torch.Tensor]) -> None:
-        ranges = {}
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            if storage.nbytes():
-                ranges[storage.data_ptr()] = storage.nbytes()
+        storages = [tensor.untyped_storage() for tensor in tensors]
+        ranges = {one.data_ptr(): one.nbytes() for one in storages if one.nbytes()}
         self.starts = np.array(sorted(ranges), np.uint64)
-        self.sizes = np.array([ranges[start] for start in sorted(ranges)], np.uint64)
-        self.readers: dict[int, int] = {}
-        self.writers: dict[int, int] = {}
-        self.added: set[int] = set()
+        self.ends = self.starts + np.array([ranges[int(one)] for one in self.starts], np.uint64)
+        self.touched: dict[str, list[Addresses]] = {"load": [], "store": [], "atomic": []}
 
-    def check_bounds(self, addresses: np.ndarray[Any, Any], width: int, what: str) -> None:
+    def touch(self, what: str, addresses: Addresses, width: int) -> None:
+        """Note numbers of `width` bytes; an error if one is not all within a tensor."""
         if not len(addresses):
             return
-        if not len(self.starts):
-            raise Hostile(f"{what} of {len(addresses)} numbers where there are no tensors")
-        place = np.searchsorted(self.starts, addresses, side="right").astype(np.int64) - 1
-        wrong = place < 0
-        place = np.maximum(place, 0)
-        wrong |= addresses + np.uint64(width) > self.starts[place] + self.sizes[place]
-        if wrong.any():
-            raise Hostile(f"{what} of {wrong.sum()} numbers outside of every tensor")
+        tensor = np.searchsorted(self.starts, addresses, side="right") - 1
+        outside = tensor < 0
+        if len(self.starts):
+            outside |= addresses + np.uint64(width) > self.ends[tensor]
+        if outside.any():
+            raise Hostile(f"{what} of {outside.sum()} numbers outside of every tensor")
+        self.touched[what].append(addresses)
 
-    def read(self, addresses: list[int], program: int) -> None:
-        for address in addresses:
-            if address in self.writers or address in self.added:
-                raise Hostile(f"program {program} reads what the launch writes")
-            if self.readers.setdefault(address, program) != program:
-                self.readers[address] = MANY
-
-    def write(self, addresses: list[int], program: int) -> None:
-        if len(set(addresses)) < len(addresses):
-            raise Hostile(f"two lanes of program {program} store to one place")
-        for address in addresses:
-            if self.writers.setdefault(address, program) != program:
-                raise Hostile(f"programs {program} and {self.writers[address]} store to one place")
-            if address in self.added or self.readers.get(address, program) != program:
-                raise Hostile(f"program {program} stores what another one reads")
-
-    def add(self, addresses: list[int]) -> None:
-        for address in addresses:
-            if address in self.writers or address in self.readers:
-                raise Hostile("a number that is added to atomically is also read or stored")
-        self.added.update(addresses)
+    def check_races(self) -> None:
+        """An error where the result depends on the order of programs or threads."""
+        stored, loaded, added = (
+            np.concatenate([np.zeros(0, np.uint64), *self.touched[what]])
+            for what in ("store", "load", "atomic")
+        )
+        places = np.unique(stored)
+        if len(places) < len(stored):
+            raise Hostile(f"{len(stored) - len(places)} places are stored to more than once")
+        for one, other in (("stored", loaded), ("stored", added), ("added", loaded)):
+            common = np.isin(np.unique(other), places if one == "stored" else added).sum()
+            if common:
+                raise Hostile(f"{common} places that are {one} to are also used otherwise")
 
 
 def install() -> None:
@@ -91,14 +80,8 @@ def install() -> None:
         element = pointers.get_element_ty()
         return addresses.astype(np.uint64).ravel(), max(element.primitive_bitwidth // 8, 1)
 
-    def program_of(self: Any) -> int:
-        x, y, z = self.grid_idx
-        return int((x * 65536 + y) * 65536 + z)
-
     def checked_load(self, ptrs, mask, other, *rest):  # type: ignore[no-untyped-def]
-        addresses, width = touched(ptrs, mask)
-        state["memory"].check_bounds(addresses, width, "a load")
-        state["memory"].read(addresses.tolist(), program_of(self))
+        state["memory"].touch("load", *touched(ptrs, mask))
         result = load(self, ptrs, mask, other, *rest)
         if other is None:
             there = np.broadcast_to(mask.data, result.data.shape)
@@ -106,15 +89,11 @@ def install() -> None:
         return result
 
     def checked_store(self, ptrs, value, mask, *rest):  # type: ignore[no-untyped-def]
-        addresses, width = touched(ptrs, mask)
-        state["memory"].check_bounds(addresses, width, "a store")
-        state["memory"].write(addresses.tolist(), program_of(self))
+        state["memory"].touch("store", *touched(ptrs, mask))
         return store(self, ptrs, value, mask, *rest)
 
     def checked_add(self, operation, ptr, val, mask, *rest):  # type: ignore[no-untyped-def]
-        addresses, width = touched(ptr, mask)
-        state["memory"].check_bounds(addresses, width, "an atomic operation")
-        state["memory"].add(addresses.tolist())
+        state["memory"].touch("atomic", *touched(ptr, mask))
         return add(self, operation, ptr, val, mask, *rest)
 
     def checked_cast(self, src, dst_type):  # type: ignore[no-untyped-def]
@@ -139,7 +118,8 @@ def install() -> None:
         tensors = [value for value in args if isinstance(value, torch.Tensor)]
         before, state["memory"] = state["memory"], Memory(tensors)
         try:
-            return call(self, *args, **kwargs)
+            call(self, *args, **kwargs)
+            state["memory"].check_races()
         finally:
             state["memory"] = before
 
