@@ -88,9 +88,11 @@ def gpu_stand_in(monkeypatch, capability: int = 90):
 
     launches: list[Launch] = []
     guards: list[torch.device] = []
+    kernels = set()
 
     def launcher(kernel, grid):
         def launch(*arguments, **options):
+            kernels.add(kernel)
             variant = kernel.run(*arguments, grid=grid, warmup=True, **options)
             tensors = [value for value in arguments if isinstance(value, torch.Tensor)]
             devices = tuple(sorted({tensor.device for tensor in tensors}, key=str))
@@ -108,16 +110,18 @@ def gpu_stand_in(monkeypatch, capability: int = 90):
         finally:
             guards.pop()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(JITFunction, "__getitem__", launcher)
-        patch.setattr(triton.compiler, "compile", only_begin_to_compile)
-        for name in NAMES:
-            module = importlib.import_module(f"detectron2.ops.{name}.gpu")
-            if hasattr(module, "device_of"):
-                patch.setattr(module, "device_of", device_of)
-        before = triton.runtime.driver._active
-        triton.runtime.driver.set_active(Driver(GPUTarget("cuda", capability, 32)))
-        try:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(JITFunction, "__getitem__", launcher)
+            patch.setattr(triton.compiler, "compile", only_begin_to_compile)
+            for name in NAMES:
+                module = importlib.import_module(f"detectron2.ops.{name}.gpu")
+                if hasattr(module, "device_of"):
+                    patch.setattr(module, "device_of", device_of)
+            # Under its other name in Triton 3.2.
+            driver = "_active" if hasattr(triton.runtime.driver, "_active") else "active"
+            patch.setattr(triton.runtime.driver, driver, Driver(GPUTarget("cuda", capability, 32)))
             yield launches
-        finally:
-            triton.runtime.driver._active = before
+    finally:
+        for kernel in kernels:  # they remember the compiler
+            kernel.compile = triton.compiler.compile

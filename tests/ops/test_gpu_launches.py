@@ -186,3 +186,12 @@ def test_pixels_that_32_bits_do_not_count_are_left_to_pytorch(monkeypatch):
     with gpu_stand_in(monkeypatch) as launches:
         op.paste_masks(meta(1, 28, 28), meta(1, 4), 50_000, 50_000, 0.5)
     assert len(calls) == 1 and not launches
+
+
+@pytest.mark.parametrize(("scale", "launched"), [(0.25, 1), (1 / 3, 0)])
+def test_a_scale_that_float32_does_not_hold_is_left_to_pytorch(scale, launched, monkeypatch):
+    # Triton takes any number as float32; the interpreter does not.
+    maps, rois = torch.rand(1, 2, 5, 4, dtype=torch.float64), torch.rand(3, 5)
+    with gpu_stand_in(monkeypatch) as launches:
+        gpu("roi_align").roi_align(maps, rois, 2, 2, scale, 2, True)
+    assert len(launches) == launched
