@@ -211,6 +211,19 @@ def test_half_precision_features_keep_the_precision_of_float_boxes(kernel):
     assert abs(pooled.item() - 301 / 4) <= 0.25
 
 
+@pytest.mark.parametrize("channels", [45, 64])
+@pytest.mark.parametrize("boxes", [3, 40])
+def test_a_cpu_reads_bfloat16_as_it_lies_and_rounds_once(memory, channels, boxes):
+    # Of the CPU kernel alone: Triton's interpreter cuts bfloat16 off instead of rounding it.
+    kernel = Kernel("numba", "cpu")
+    features = random_map((2, channels, 24, 30), kernel, memory, torch.bfloat16).detach()
+    rois = with_images(random_boxes(boxes), 2)
+    with kernel.active():
+        pooled = roi_align(features, rois, 3, 0.25, 2, aligned=True)
+        exact = roi_align(features.float(), rois, 3, 0.25, 2, aligned=True)
+    assert torch.equal(pooled, exact.bfloat16())
+
+
 def pyramid(kernel, memory="contiguous", dtype=torch.float32):
     sizes = [(24, 30), (12, 15), (6, 8)]
     return [random_map((2, 5, *size), kernel, memory, dtype, seed=size[0]) for size in sizes]

@@ -3,6 +3,8 @@
 A sum over many cells that is written as a loop over an array of channels goes to memory and back
 with each cell. A value of type :class:`Lanes` is a vector of LLVM: 32 numbers of float32 are two
 registers with AVX-512, four with AVX2 and eight on ARM, chosen when the kernel is compiled.
+
+Arrays of uint16 hold the bits of bfloat16, which NumPy does not know: lanes of them are float32.
 """
 
 from typing import Any
@@ -35,15 +37,28 @@ class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
 
 
 def _pointer(context, builder, lanes, array_type, array, start):  # type: ignore[no-untyped-def]
-    """Where `lanes` consecutive numbers begin in a one-dimensional array."""
+    """Where a vector of numbers of a one-dimensional array begins, one for each of `lanes`."""
     data = context.make_array(array_type)(context, builder, array).data
-    vector = context.get_value_type(lanes)
+    vector = ir.VectorType(context.get_value_type(array_type.dtype), lanes.count)
     return builder.bitcast(builder.gep(data, [start]), vector.as_pointer())
 
 
+def _read(context, builder, lanes, array_type, array, start):  # type: ignore[no-untyped-def]
+    """The numbers that begin at `start` in an array of them, or of their upper halves."""
+    values = builder.load(_pointer(context, builder, lanes, array_type, array, start))
+    values.align = array_type.dtype.bitwidth // 8
+    if array_type.dtype != types.uint16:
+        return values
+    bits = ir.VectorType(ir.IntType(32), lanes.count)
+    shifts = ir.Constant(bits, [16] * lanes.count)
+    whole = builder.shl(builder.zext(values, bits), shifts)
+    return builder.bitcast(whole, context.get_value_type(lanes))
+
+
 def _no_lanes(typingctx, array, count):  # type: ignore[no-untyped-def]
-    """`count` zeros, a number known when compiling, of the type of an array. Only in kernels."""
-    lanes = Lanes(array.dtype, count.literal_value)
+    """`count` zeros, known when compiling, to add up values of an array. Only in kernels."""
+    dtype = types.float32 if array.dtype == types.uint16 else array.dtype
+    lanes = Lanes(dtype, count.literal_value)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         return ir.Constant(context.get_value_type(lanes), None)
@@ -57,8 +72,7 @@ def _add_scaled(typingctx, lanes, array, start, weight):  # type: ignore[no-unty
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         total, values, first, factor = arguments
         vector = context.get_value_type(lanes)
-        read = builder.load(_pointer(context, builder, lanes, array, values, first))
-        read.align = array.dtype.bitwidth // 8
+        read = _read(context, builder, lanes, array, values, first)
         nothing, index = ir.Constant(vector, ir.Undefined), ir.IntType(32)
         one = builder.insert_element(nothing, factor, index(0))
         everywhere = ir.Constant(ir.VectorType(index, lanes.count), [0] * lanes.count)

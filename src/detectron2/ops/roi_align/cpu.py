@@ -62,6 +62,15 @@ class Level:
         return (self.feature.shape[2], self.feature.shape[3])
 
 
+def readable(feature: Tensor, real: torch.dtype) -> Tensor:
+    """What the kernel reads: numbers of type `real`, or the bits of bfloat16 as uint16.
+
+    Whole maps of bfloat16 in float32 are twice the memory, and took longer than the pooling.
+    """
+    is_short = feature.dtype == torch.bfloat16 and real == torch.float32
+    return feature.view(torch.uint16) if is_short else feature.to(real)
+
+
 def boxes_of_levels(
     rois: Tensor,
     levels: Tensor | None,
@@ -162,7 +171,7 @@ def multilevel_roi_align(
     for feature, (image_of, boxes, order) in zip(features, prepared):
         if feature.numel() == 0 or len(order) == 0:
             continue
-        feature, boxes = feature.detach().to(real), boxes[order]
+        feature, boxes = readable(feature.detach(), real), boxes[order]
         size = (feature.shape[2], feature.shape[3])
         tables = sampling_tables(boxes, size, bins, sampling_ratio)
         level = Level(feature, image_of[order], boxes, order, tables)

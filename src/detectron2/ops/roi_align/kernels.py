@@ -71,7 +71,7 @@ def forward(features, size, images, tables, bins, rows, output, last, channel, s
     """Pool the boxes [start, stop) of a map.
 
     Args:
-        features: (N, P, C), the cells of maps of `size` (H, W).
+        features: (N, P, C), the cells of maps of `size` (H, W); uint16 are bits of bfloat16.
         images: (K,) int64.
         tables: of :func:`detectron2.ops.roi_align.tables.sampling_tables`.
         bins: (h, w).
@@ -82,7 +82,7 @@ def forward(features, size, images, tables, bins, rows, output, last, channel, s
     starts, capacities, cells, weights, counts, scales = tables
     channels, steps = features.shape[2], (size[1] * features.shape[2], features.shape[2])
     flat, bin_count = features.reshape(-1), bins[0] * bins[1]
-    tile = np.empty((bin_count, channels), features.dtype)
+    tile = np.empty((bin_count, channels), weights.dtype)
     target = output.reshape(-1) if last else tile.reshape(-1)
     step = output.shape[2] if last else channels
     for k in range(start, stop):
