@@ -26,6 +26,7 @@ __all__ = [
     "image_indices",
     "nearby_order",
     "pooled_tensor",
+    "readable",
 ]
 
 Array = NDArray[Any]
@@ -59,6 +60,15 @@ def nearby_order(images: Array, boxes: Tensor) -> Array:
     """
     band = as_array(torch.floor(boxes[:, 0] / ROWS_PER_BAND))
     return np.lexsort((as_array(boxes[:, 1]), band, images))
+
+
+def readable(feature: Tensor, real: torch.dtype) -> Tensor:
+    """What kernels with `ops.lanes` read: numbers of type `real`, or bits of bfloat16 as uint16.
+
+    Whole maps of bfloat16 in float32 are twice the memory, and took longer than the pooling.
+    """
+    is_short = feature.dtype == torch.bfloat16 and real == torch.float32
+    return feature.view(torch.uint16) if is_short else feature.to(real)
 
 
 def cells_of(feature: Tensor, images: Array, boxes: Array, order: Array) -> Array:

@@ -23,6 +23,7 @@ from detectron2.ops.pooling import (
     image_indices,
     nearby_order,
     pooled_tensor,
+    readable,
 )
 from detectron2.ops.roi_align.kernels import backward, forward
 from detectron2.ops.roi_align.reference import boxes_in_cells
@@ -60,15 +61,6 @@ class Level:
     @property
     def size(self) -> tuple[int, int]:
         return (self.feature.shape[2], self.feature.shape[3])
-
-
-def readable(feature: Tensor, real: torch.dtype) -> Tensor:
-    """What the kernel reads: numbers of type `real`, or the bits of bfloat16 as uint16.
-
-    Whole maps of bfloat16 in float32 are twice the memory, and took longer than the pooling.
-    """
-    is_short = feature.dtype == torch.bfloat16 and real == torch.float32
-    return feature.view(torch.uint16) if is_short else feature.to(real)
 
 
 def boxes_of_levels(

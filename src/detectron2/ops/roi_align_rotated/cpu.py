@@ -20,6 +20,7 @@ from detectron2.ops.pooling import (
     image_indices,
     nearby_order,
     pooled_tensor,
+    readable,
 )
 from detectron2.ops.roi_align_rotated.kernels import backward, forward
 from detectron2.ops.roi_align_rotated.reference import rotated_boxes_in_cells
@@ -54,7 +55,7 @@ def roi_align_rotated(
     order = nearby_order(images, around)
     output = empty_bins(rois.shape[0], channels, bins, last, real)
     if output.size and input.numel():
-        cells = cells_of(input.detach().to(real), images, as_array(around), order)
+        cells = cells_of(readable(input.detach(), real), images, as_array(around), order)
         size, rows = tuple(input.shape[2:]), as_array(boxes)
 
         def work(start: int, stop: int) -> None:
