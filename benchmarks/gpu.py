@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import statistics
 import subprocess
 import sys
@@ -54,23 +55,53 @@ Cells = Sequence[object]
 
 
 class Table:
-    """Lines of a Markdown table, printed as they come; of those that fail the traceback."""
+    """Lines of a Markdown table, printed as they come; of those that fail the traceback.
 
-    def __init__(self, title: str, *columns: str) -> None:
-        self.failed = 0
+    After some errors a process can use its GPU no more: then it is replaced by a new one, which
+    goes on behind the line that failed.
+    """
+
+    def __init__(self, options: argparse.Namespace, title: str, *columns: str) -> None:
+        self.failed = options.failed_before
+        self._options = options
+        self._lines = 0
         print(f"\n### {title}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
 
-    def add(self, name: str, measure: Callable[[], Cells]) -> None:
-        """A line of the cells that `measure` returns."""
+    def add(self, name: str, measure: Callable[[], Cells], always: bool = False) -> None:
+        """A line of the cells that `measure` returns.
+
+        Args:
+            always: also where an earlier process has had this line.
+        """
+        self._lines += 1
+        if self._lines <= self._options.skip and not always:
+            return
         try:
             self.print(measure())
         except Exception:
             self.failed += 1
             print(f"| {name} | failed |", flush=True)
             traceback.print_exc()
+            is_new = self._lines > self._options.skip
+            if is_new and self._options.device == "cuda" and gpu_is_lost():
+                self._go_on_in_a_new_process()
 
     def print(self, cells: Cells) -> None:
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+    def _go_on_in_a_new_process(self) -> None:
+        sys.stderr.flush()
+        done = ["--skip", str(self._lines)]
+        count = ["--failed-before", str(self.failed)]
+        os.execv(sys.executable, [sys.executable, __file__, *sys.argv[1:], *done, *count])
+
+
+def gpu_is_lost() -> bool:
+    """Whether this process can use its GPU no more."""
+    try:
+        return torch.ones(1, device="cuda").item() != 1
+    except RuntimeError:
+        return True
 
 
 def ops_part(options: argparse.Namespace) -> int:
@@ -84,7 +115,9 @@ def ops_part(options: argparse.Namespace) -> int:
         clock=time.perf_counter,
         no_reference=False,
     )
-    table = Table("Ops", "op", "kernel, ms", "reference, ms", "ratio", "largest difference")
+    table = Table(
+        options, "Ops", "op", "kernel, ms", "reference, ms", "ratio", "largest difference"
+    )
 
     for name in options.ops or known:
         table.add(name, partial(op_lines, name, table, chosen))
@@ -119,6 +152,7 @@ def inference_part(options: argparse.Namespace) -> int:
     random = torch.Generator().manual_seed(1)
     shape = (3, options.height, options.width)
     table = Table(
+        options,
         f"Inference, Mask R-CNN R50-FPN, {options.height} x {options.width}",
         "batch", "precision", "form", "ms", "median", "images/s", "waits", "peak GiB",
         "detections", "as in plain fp32", "scores differ by",
@@ -130,7 +164,9 @@ def inference_part(options: argparse.Namespace) -> int:
         for precision, form in product(options.precisions.split(","), FORMS):
             if form != "CUDA graphs" or options.device == "cuda":
                 line = partial(inference_line, precision, form, inputs, expected, options)
-                table.add(f"{batch}, {precision}, {form}", line)
+                # The other lines of a batch are compared with this one.
+                first = (precision, form) == ("fp32", "plain")
+                table.add(f"{batch}, {precision}, {form}", line, always=first)
     return table.failed
 
 
@@ -220,6 +256,7 @@ def training_part(options: argparse.Namespace) -> int:
 
     height, width = options_size(options)
     table = Table(
+        options,
         f"Training, Mask R-CNN R50-FPN, {height} x {width}, polygons",
         "batch", "precision", "ms/step", "images/s", "waits/step", "GPU busy", "peak GiB",
     )  # fmt: skip
@@ -284,6 +321,8 @@ def parse() -> argparse.Namespace:
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--parts", default=",".join(PARTS), help="comma-separated")
     add("--part", choices=PARTS, help=argparse.SUPPRESS)  # run it in this process
+    add("--skip", type=int, default=0, help=argparse.SUPPRESS)  # so many lines of it
+    add("--failed-before", type=int, default=0, help=argparse.SUPPRESS)
     add("--part-seconds", type=float, default=155, help="a part that takes longer is ended")
     add("--height", type=int, default=800)
     add("--width", type=int, default=1333)

@@ -37,13 +37,31 @@ def test_a_machine_without_a_gpu_is_told_so(gpu, monkeypatch, capsys):
     assert "finds no GPU here" in capsys.readouterr().out
 
 
-def test_a_line_that_fails_is_counted_and_told_and_the_next_one_comes(gpu, capsys):
-    table = gpu.Table("Title", "name", "ms")
+def test_a_line_that_fails_is_counted_and_told_and_the_next_one_comes(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "gpu_is_lost", lambda: False)
+    table = gpu.Table(gpu.parse(), "Title", "name", "ms")
     table.add("first", lambda: [1 / 0])
     table.add("second", lambda: ["second", 2])
     said = capsys.readouterr()
     assert said.out.endswith("| first | failed |\n| second | 2 |\n") and table.failed == 1
     assert "ZeroDivisionError" in said.err
+
+
+def test_where_the_gpu_is_lost_a_new_process_goes_on(gpu, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(gpu, "gpu_is_lost", lambda: True)
+    monkeypatch.setattr(gpu.os, "execv", lambda program, command: started.append(command[2:]))
+    table = gpu.Table(gpu.parse(), "Title", "name")
+    table.add("first", lambda: ["first"])
+    table.add("second", lambda: [1 / 0])
+    assert started == [["--skip", "2", "--failed-before", "1"]]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *started[0]])
+    table = gpu.Table(gpu.parse(), "Title", "name")
+    for name in ("first", "second", "third"):
+        table.add(name, lambda name=name: [name], always=name == "first")
+    assert capsys.readouterr().out.endswith("|---|\n| first |\n| third |\n")
+    assert table.failed == 1
 
 
 def test_a_part_that_fails_or_takes_too_long_is_a_failure(gpu, monkeypatch, capsys):
