@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,29 @@ def test_after_a_failure_the_stream_is_the_one_of_before_and_the_pool_a_new_one(
     assert failed["pool"] != capture["pool"] and failed["stream"] is not capture["stream"]
 
 
+def test_two_models_are_not_recorded_at_once(cuda):
+    running, most = [], []
+
+    def run(images):
+        if cuda.captures:
+            running.append(1)
+            time.sleep(0.02)
+            most.append(len(running))
+            running.pop()
+
+    recorders = [CudaRecorder(cuda) for _ in range(3)]
+    cuda.captures.append(None)
+    cuda.graph = lambda *args, **kwargs: contextlib.nullcontext()
+    for recorder in recorders:
+        recorder._warm_up = lambda function, images: None
+    threads = [threading.Thread(target=r, args=(run, Images())) for r in recorders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
+
+
 class Replayed:
     """A recording of nothing, on a device that is not the CPU."""
 
@@ -253,3 +277,24 @@ def test_what_is_recorded_has_nothing_to_do_with_the_host(name, monkeypatch):
         for _ in range(2):
             model(images(architecture))
     assert recorded == [([], [])]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_recordings_are_made_anew_also_after_one_that_failed():
+    graphs, stream = TrunkGraphs([(64, 96)]), torch.cuda.current_stream()
+    images = torch.rand(1, 3, 50, 90, device="cuda")
+
+    def called(function, state):
+        for _ in range(4):
+            with graphs.in_use():
+                found = graphs(function, images, (64, 96), state)[..., :50, :90].clone()
+        return found
+
+    for state in (1, 2, 3):
+        assert torch.equal(called(lambda batch: batch * 2, state), images * 2)
+        assert graphs._recorded and not graphs._failed
+        # It waits for the GPU, which no recording can.
+        called(lambda batch: batch * float(batch.sum()), -state)
+        assert graphs._failed and not graphs._recorded
+        assert torch.cuda.current_stream() == stream

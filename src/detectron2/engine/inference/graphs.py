@@ -22,6 +22,9 @@ __all__ = ["CudaRecorder", "Recorder", "Recording", "TrunkGraphs", "padded"]
 
 logger = logging.getLogger(__name__)
 
+# PyTorch records one graph at a time: before it begins it waits for the GPU, and that breaks off
+# what another thread records, say of another model.
+_ONE_AT_A_TIME = threading.Lock()
 # PyTorch's notes on CUDA graphs ask for some runs on a side stream before the recorded one.
 _WARM_UP_RUNS = 3
 # Larger than the images by more than this, a bucket costs more than the launches.
@@ -78,7 +81,8 @@ class CudaRecorder:
         # stream as the current one, which the outer of these blocks puts back.
         with self._cuda.device(device), self._cuda.stream(self._cuda.current_stream(device)):
             self._warm_up(function, images)
-            return self._capture(function, images)
+            with _ONE_AT_A_TIME:
+                return self._capture(function, images)
 
     def _warm_up(self, function: Callable[[Tensor], Any], images: Tensor) -> None:
         current = self._cuda.current_stream(images.device)
