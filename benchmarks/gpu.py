@@ -43,7 +43,7 @@ from detectron2.engine.benchmark import describe_machine
 from detectron2.engine.inference import speed_up
 from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.ops import dispatch
-from detectron2.structures import Instances, PolygonMasks, pairwise_iou
+from detectron2.structures import Instances, pairwise_iou
 
 HERE = Path(__file__).parent
 MULTIPLE = 32  # that sides are padded to
@@ -252,38 +252,29 @@ def agreement(found: list[Instances], expected: list[Instances]) -> tuple[str, s
 
 def training_part(options: argparse.Namespace) -> int:
     """How many measurements failed."""
-    import training
-
-    height, width = options_size(options)
     table = Table(
         options,
-        f"Training, Mask R-CNN R50-FPN, {height} x {width}, polygons",
-        "batch", "precision", "ms/step", "images/s", "waits/step", "GPU busy", "peak GiB",
+        f"Training, Mask R-CNN R50-FPN, {options.height} x {options.width}",
+        "batch", "precision", "masks", "ms/step", "images/s", "waits/step", "GPU busy", "peak GiB",
     )  # fmt: skip
-    plain_batch = training.our_batch
-    training.our_batch = lambda chosen: [with_polygons(one) for one in plain_batch(chosen)]
-    for batch, precision in product(
-        numbers(options.train_batches), options.train_precisions.split(",")
-    ):
-        table.add(f"{batch}, {precision}", partial(training_line, batch, precision, options))
+    precisions, masks = options.train_precisions.split(","), options.train_masks.split(",")
+    for line in product(numbers(options.train_batches), precisions, masks):
+        table.add(", ".join(map(str, line)), partial(training_line, *line, options))
     return table.failed
 
 
-def training_line(batch: int, precision: str, options: argparse.Namespace) -> Cells:
+def training_line(batch: int, precision: str, masks: str, options: argparse.Namespace) -> Cells:
     import training
 
     set_precision(precision)
-    size, amp = list(options_size(options)), precision == "bf16"
-    chosen = SimpleNamespace(device=options.device, size=size, batch=batch, amp=amp)
-    return [batch, precision, *step_cells(training.our_trainer(chosen), options, batch)]
-
-
-def with_polygons(sample: dict[str, Any]) -> dict[str, Any]:
-    """The sample with its rectangles as polygons, which is what the zoo's configs train on."""
-    boxes = sample["instances"].gt_boxes.tensor
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].double().numpy()
-    sample["instances"].gt_masks = PolygonMasks([[each] for each in corners])
-    return sample
+    chosen = SimpleNamespace(
+        device=options.device,
+        size=list(options_size(options)),
+        batch=batch,
+        amp=precision == "bf16",
+        masks=masks,
+    )
+    return [batch, precision, masks, *step_cells(training.our_trainer(chosen), options, batch)]
 
 
 def step_cells(step: Callable[[], Any], options: argparse.Namespace, batch: int) -> list[str]:
@@ -332,6 +323,7 @@ def parse() -> argparse.Namespace:
     add("--precisions", default="fp32,tf32,bf16,fp16", help="of inference, fp32 first")
     add("--train-batches", default="16", help="images per step")
     add("--train-precisions", default="bf16,tf32", help="bf16 is mixed precision")
+    add("--train-masks", default="polygons,crops", help="crops: INPUT.MASK_FORMAT bitmask")
     add("--steps", type=int, default=10, help="of training, that are timed")
     options = parser.parse_args()
     unknown = sorted(set(options.parts.split(",")) - set(PARTS))

@@ -97,8 +97,22 @@ def our_model(options: argparse.Namespace, fast: bool, compiled: bool) -> tuple[
     return model, build_optimizer(cfg, model)
 
 
+def masks_of(kind: str, picture: dict[str, torch.Tensor]) -> Any:
+    """The rectangles of a picture as the mapper makes them: "bitmaps" as they are, "polygons", and
+    with INPUT.MASK_FORMAT "bitmask" the small bitmaps of "crops"."""
+    from detectron2.structures import BitMasks, PolygonMasks
+    from detectron2.structures._cropped_masks import CroppedBitMasks
+
+    if kind == "bitmaps":
+        return BitMasks(picture["masks"])
+    corners = picture["boxes"][:, [0, 1, 2, 1, 2, 3, 0, 3]].double().numpy()
+    polygons = PolygonMasks([[each] for each in corners])
+    height, width = picture["image"].shape[1:]
+    return polygons if kind == "polygons" else CroppedBitMasks.of_polygons(polygons, height, width)
+
+
 def our_batch(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from detectron2.structures import BitMasks, Boxes, Instances
+    from detectron2.structures import Boxes, Instances
 
     size = tuple(options.size)
     batch = []
@@ -106,7 +120,7 @@ def our_batch(options: argparse.Namespace) -> list[dict[str, Any]]:
         instances = Instances(size)
         instances.gt_boxes = Boxes(one["boxes"])
         instances.gt_classes = one["classes"]
-        instances.gt_masks = BitMasks(one["masks"])
+        instances.gt_masks = masks_of(options.masks, one)
         # As the mapper gives it.
         batch.append({"image": one["image"].byte(), "instances": instances})
     return batch
@@ -305,6 +319,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--amp", action="store_true", help="mixed precision with bfloat16")
+    parser.add_argument("--masks", choices=["bitmaps", "polygons", "crops"], default="bitmaps")
     subjects = ["detectron2", "detectron2, plain", "torchvision"]
     parser.add_argument("--subjects", choices=SUBJECTS, nargs="+", default=subjects)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the loader")

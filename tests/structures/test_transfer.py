@@ -1,6 +1,10 @@
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
+from detectron2.layers import wrappers
 from detectron2.structures import (
     BitMasks,
     Boxes,
@@ -8,10 +12,12 @@ from detectron2.structures import (
     Keypoints,
     PolygonMasks,
     RotatedBoxes,
+    _selected_polygons,
 )
 from detectron2.structures._cropped_masks import CroppedBitMasks
-from detectron2.structures._selected_polygons import SelectedPolygonMasks, crop_masks
+from detectron2.structures._selected_polygons import SelectedPolygonMasks, crop_masks, read_ahead
 from detectron2.structures._transfer import on_device
+from detectron2.utils._deferred import fetch_ahead
 from host_waits import FAR, host_waits
 
 TRIANGLES = [[np.array([0, 0, 9, 0, 9, 9.0])], [np.array([1, 1, 5, 1, 1, 6.0])], []]
@@ -89,6 +95,52 @@ def test_polygons_chosen_on_a_device_are_read_once_for_all_images():
         assert len(waits) == 1
         assert torch.equal(torch.cat(crops).cpu(), expected)
         assert torch.equal(second.crop_and_resize(boxes[2:], 7).cpu(), expected[2:])
+
+
+class Event:
+    """Of a GPU's stream: the copy before it is there when somebody has waited for it."""
+
+    def __init__(self):
+        self.waited_for = 0
+
+    def record_event(self):
+        return self
+
+    def synchronize(self):
+        self.waited_for += 1
+
+
+def test_polygons_that_are_read_ahead_wait_for_their_copy_alone(monkeypatch):
+    event = Event()
+    cuda = SimpleNamespace(current_stream=lambda device: event)
+    monkeypatch.setattr(_selected_polygons, "fetch_ahead", partial(fetch_ahead, cuda=cuda))
+    masks = PolygonMasks(TRIANGLES)
+    expected = masks[torch.tensor([2, 1, 1, 2])].crop_and_resize(BOXES, 7)
+    with host_waits() as waits:
+        first, second = (masks[on_device(torch.tensor(rows), FAR)] for rows in ([2, 1], [1, 2]))
+        boxes = on_device(BOXES, FAR)
+        boxes = [boxes[:2], boxes[2:]]
+        read_ahead([first, second], boxes)
+        assert event.waited_for == 0
+        crops = crop_masks([first, second], boxes, 7)
+        assert event.waited_for == 1 and waits == []
+        assert torch.equal(torch.cat(crops).cpu(), expected)
+        waits.clear()
+        boxes[1].add_(0)  # somebody wrote to it
+        crop_masks([first, second], boxes, 7), crop_masks([second], [boxes[1].clone()], 7)
+        assert event.waited_for == 1 and len(waits) == 2
+
+
+def test_what_goes_to_a_gpu_goes_through_pinned_memory(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(wrappers, "_reads_pinned_memory", lambda device: device == FAR)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x)
+    with host_waits():
+        far = on_device([torch.ones(2), Boxes(torch.ones(1, 4))], FAR)
+        wrappers.move_device_like(torch.ones(3), far[0])
+        wrappers.move_device_like(torch.ones(3, requires_grad=True), far[0])
+        on_device(torch.ones(2), "cpu")
+    assert [x.shape for x in pinned] == [(2,), (1, 4), (3,)]
 
 
 def test_polygons_chosen_on_a_device_are_polygons():

@@ -65,7 +65,20 @@ def numbers_to_device(
 def move_device_like(src: Tensor, dst: Tensor) -> Tensor:
     """`src` on the device of `dst`; the host does not wait for a copy to a GPU."""
     to_gpu = src.device.type == "cpu" and is_remote(dst)
-    return src.to(dst.device, non_blocking=to_gpu)
+    return copy_to_device(src, dst.device) if to_gpu else src.to(dst.device)
+
+
+def copy_to_device(source: Tensor, device: torch.device) -> Tensor:
+    """A copy of a tensor of the host; the host does not wait for a GPU to have it."""
+    # From other memory than pinned one a copy may begin, with the host waiting for it, when the GPU
+    # has done all that it was asked for before. PyTorch keeps the pinned copy until it was read.
+    if _reads_pinned_memory(device) and not source.requires_grad:
+        source = source.pin_memory()
+    return source.to(device, non_blocking=True)
+
+
+def _reads_pinned_memory(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def nonzero_tuple(x: Tensor) -> tuple[Tensor, ...]:

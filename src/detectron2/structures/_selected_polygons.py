@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detectron2.layers.wrappers import copy_to_device
 from detectron2.structures._polygons import Polygon, fill_on_grids
 from detectron2.structures.masks import PolygonMasks, check_one_box_each
-from detectron2.utils._deferred import fetch, is_remote
+from detectron2.utils._deferred import fetch, fetch_ahead, is_remote
 
-__all__ = ["SelectedPolygonMasks", "crop_masks", "selected"]
+__all__ = ["SelectedPolygonMasks", "crop_masks", "read_ahead", "selected"]
 
 
 class SelectedPolygonMasks(PolygonMasks):
@@ -34,6 +36,7 @@ class SelectedPolygonMasks(PolygonMasks):
         self._source = source
         self._rows = rows
         self._read: list[list[Polygon]] | None = None
+        self._ahead: _Ahead | None = None
 
     @classmethod
     def _of(cls, polygons: list[list[Polygon]]) -> PolygonMasks:
@@ -77,27 +80,66 @@ def _is_remote_index(item: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """Rows and boxes of an image on their way to the host, together with those of others."""
+
+    boxes: Tensor
+    version: int
+    read: Callable[[], list[list[float]]]
+    place: int
+
+    def is_of(self, boxes: Tensor) -> bool:
+        return self.boxes is boxes and self.version == boxes._version
+
+
+def read_ahead(masks: Sequence[Any], boxes: Sequence[Tensor]) -> None:
+    """Begin to copy to the host what `crop_masks` of the same masks and boxes needs there.
+
+    What a GPU is asked for in between then runs while the host fills polygons.
+    """
+    waiting = _waiting(masks)
+    read = fetch_ahead([_rows_and_boxes(masks[index], boxes[index]) for index in waiting])
+    for place, index in enumerate(waiting):
+        masks[index]._ahead = _Ahead(boxes[index], boxes[index]._version, read, place)
+
+
 def crop_masks(masks: Sequence[Any], boxes: Sequence[Tensor], mask_size: int) -> list[Tensor]:
     """``masks[i].crop_and_resize(boxes[i], mask_size)`` of some images.
 
     The host waits for the polygons of all of them at once.
     """
-    waiting = [
-        index
-        for index, of_image in enumerate(masks)
-        if isinstance(of_image, SelectedPolygonMasks) and of_image._read is None
-    ]
+    waiting = _waiting(masks)
     crops: dict[int, Tensor] = {}
-    numbers = fetch([_rows_and_boxes(masks[index], boxes[index]) for index in waiting])
+    numbers = _numbers([masks[index] for index in waiting], [boxes[index] for index in waiting])
     for index, read in zip(waiting, numbers, strict=True):
         table = torch.tensor(read, dtype=torch.float64).view(-1, 5)
         polygons = [masks[index]._source.polygons[int(row)] for row in table[:, 0].tolist()]
         on_grids = fill_on_grids(polygons, table[:, 1:], mask_size)
-        crops[index] = on_grids.to(boxes[index].device, non_blocking=True)
+        crops[index] = copy_to_device(on_grids, boxes[index].device)
     return [
         crops[index] if index in crops else of_image.crop_and_resize(boxes[index], mask_size)
         for index, of_image in enumerate(masks)
     ]
+
+
+def _waiting(masks: Sequence[Any]) -> list[int]:
+    """Which of them have to be read from the device."""
+    return [
+        index
+        for index, of_image in enumerate(masks)
+        if isinstance(of_image, SelectedPolygonMasks) and of_image._read is None
+    ]
+
+
+def _numbers(masks: Sequence[SelectedPolygonMasks], boxes: Sequence[Tensor]) -> list[list[float]]:
+    """Rows and boxes of each image, (row, x0, y0, x1, y1) for each of its masks."""
+    ahead = [of_image._ahead for of_image in masks]
+    begun = [x for x, y in zip(ahead, boxes, strict=True) if x is not None and x.is_of(y)]
+    if ahead and len(begun) == len(ahead) and len({id(x.read) for x in begun}) == 1:
+        numbers = begun[0].read()
+        return [numbers[x.place] for x in begun]
+    return fetch([_rows_and_boxes(*each) for each in zip(masks, boxes, strict=True)])
 
 
 def _rows_and_boxes(masks: SelectedPolygonMasks, boxes: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detectron2.layers.wrappers import copy_to_device
 from detectron2.structures._cropped_masks import CroppedBitMasks
 from detectron2.structures._repeated_masks import RepeatedBitMasks
 from detectron2.structures.boxes import Boxes
@@ -34,9 +35,8 @@ def on_device(value: Any, device: torch.device | str, copies: list[Tensor] | Non
     Args:
         value: tensors, Instances, their fields, and lists, tuples and dictionaries of them. What
             is none of these and has a ``to`` is moved by it; anything else stays as it is.
-        copies: for a copy on a stream of its own: goes through page-locked memory, from which a
-            GPU reads while it computes, the tensors made are appended, and what has a ``to`` of
-            its own, where nobody knows the tensors, stays.
+        copies: for a copy on a stream of its own: the tensors made are appended, and what has a
+            ``to`` of its own, where nobody knows the tensors, stays.
     """
     device = torch.device(device)
     if isinstance(value, Tensor):
@@ -49,9 +49,9 @@ def on_device(value: Any, device: torch.device | str, copies: list[Tensor] | Non
     if type(value) in (list, tuple):
         return type(value)(on_device(x, device, copies) for x in value)
     move = getattr(type(value), "to", None)
-    if copies is not None and move in _HOLD_ONE_TENSOR:
+    if move in _HOLD_ONE_TENSOR:
         return type(value)(_tensor_on_device(value.tensor, device, copies))
-    if copies is not None and move is CroppedBitMasks.to and value._is_small:
+    if move is CroppedBitMasks.to and value._is_small:
         pixels = _tensor_on_device(value._pixels, device, copies)
         return type(value)(pixels, value._windows, value.image_size)
     if move in _TAKE_NON_BLOCKING and copies is None:
@@ -62,9 +62,7 @@ def on_device(value: Any, device: torch.device | str, copies: list[Tensor] | Non
 def _tensor_on_device(tensor: Tensor, device: torch.device, copies: list[Tensor] | None) -> Tensor:
     if tensor.device.type != "cpu" or not is_remote_device(device):
         return tensor.to(device)
-    if copies is None:
-        return tensor.to(device, non_blocking=True)
-    # PyTorch's allocator keeps the page-locked copy until the GPU has read it.
-    source = tensor.pin_memory() if device.type == "cuda" else tensor
-    copies.append(source.to(device, non_blocking=True))
-    return copies[-1]
+    copy = copy_to_device(tensor, device)
+    if copies is not None:
+        copies.append(copy)
+    return copy

@@ -6,6 +6,7 @@ are only logged, and checks that only ever end a step, are kept as tensors and r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ __all__ = [
     "collected_checks",
     "defer",
     "fetch",
+    "fetch_ahead",
     "is_remote",
     "is_remote_device",
     "put_scalars_later",
@@ -54,7 +56,36 @@ def fetch(tensors: Sequence[Tensor]) -> list[list[float]]:
     if not tensors:
         return []
     real = torch.float64 if _has_float64(tensors[0].device) else torch.float32
-    flat = iter(torch.cat([x.detach().reshape(-1).to(real) for x in tensors]).tolist())
+    return _divided(torch.cat([x.detach().reshape(-1).to(real) for x in tensors]), tensors)
+
+
+def fetch_ahead(
+    tensors: Sequence[Tensor], cuda: Any = torch.cuda
+) -> Callable[[], list[list[float]]]:
+    """`fetch` in two steps: what is returned waits for a GPU to do what it was asked for until now.
+
+    `fetch` would also wait for what it is asked for in between.
+
+    Args:
+        cuda: what has the streams; tests bring their own.
+    """
+    if not tensors or (tensors[0].device.type != "cuda" and cuda is torch.cuda):
+        return functools.partial(fetch, tensors)
+    numbers = torch.cat([x.detach().reshape(-1).to(torch.float64) for x in tensors])
+    # Only into pinned memory is copied while the host goes on.
+    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=numbers.is_cuda)
+    host.copy_(numbers, non_blocking=True)
+    copied = cuda.current_stream(numbers.device).record_event()
+
+    def read() -> list[list[float]]:
+        copied.synchronize()
+        return _divided(host, tensors)
+
+    return read
+
+
+def _divided(numbers: Tensor, tensors: Sequence[Tensor]) -> list[list[float]]:
+    flat = iter(numbers.tolist())
     return [[next(flat) for _ in range(tensor.numel())] for tensor in tensors]
 
 

@@ -40,6 +40,7 @@ from detectron2.modeling.roi_heads.keypoint_head import build_keypoint_head
 from detectron2.modeling.roi_heads.mask_head import build_mask_head
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.structures._selected_polygons import read_ahead
 from detectron2.utils.events import get_event_storage
 
 # Some of these are not used here; downstream code imports them from this address.
@@ -231,6 +232,7 @@ class StandardROIHeads(ROIHeads):
             return {} if self.training else instances
         if self.training:
             instances, _ = select_foreground_proposals(instances, self.num_classes)
+            _read_masks_ahead(instances)
         inputs = self._head_inputs(features, instances, self.mask_in_features, self.mask_pooler)
         return self.mask_head(inputs, instances)
 
@@ -258,3 +260,11 @@ class StandardROIHeads(ROIHeads):
             return {name: features[name] for name in in_features}
         field = "proposal_boxes" if self.training else "pred_boxes"
         return pooler([features[name] for name in in_features], [x.get(field) for x in instances])
+
+
+def _read_masks_ahead(instances: list[Instances]) -> None:
+    """Let polygons be filled while a GPU runs the mask head, whose loss needs them."""
+    usual = [
+        x for x in instances if x.has("gt_masks") and isinstance(x.get("proposal_boxes"), Boxes)
+    ]
+    read_ahead([x.gt_masks for x in usual], [x.proposal_boxes.tensor for x in usual])
