@@ -33,6 +33,7 @@ ROI_ALIGN = {
     "pooled": "*fp32", "rois": "*fp32", "levels": "*i64",
     "OFFSET": 0.5, "MIN_SIDE": 0.0, "RATIO": 0, "ROWS": 7, "COLUMNS": 7, "LAST": True,
     "REAL": tl.float32, "BACKWARD": False, "MANY": True,
+    "ALL": True,
 }  # fmt: skip
 NMS = {
     "boxes": "*fp32", "classes": "*i64", "members": "*i64", "bits": "*i32", "threshold": "fp32",
@@ -84,6 +85,9 @@ DECODE = {
     "corners": "*fp32", "table": "*fp32", "flags": "*i1", "weight_x": "fp32", "weight_y": "fp32",
     "weight_w": "fp32", "weight_h": "fp32", "clamp": "fp32", "threshold": "fp32", "ON_GPU": True,
 }  # fmt: skip
+
+# Arguments that Triton is told to be divisible by 16, if they are; so are all addresses.
+DIVISIBLE = ("count", "pixels", "channels")
 
 # Module, kernel, and its arguments: a type, or the value of a constant. Others are constants of the
 # module, such as BLOCK, or else integers.
@@ -141,11 +145,21 @@ def compile_kernel(module, name, arguments, target):
         signature[argument] = value if is_type else "constexpr"
         if not is_type:
             constants[(position,)] = value
+    aligned = [name for name, kind in signature.items() if kind[0] == "*" or name in DIVISIBLE]
+    places = [(kernel.arg_names.index(name),) for name in aligned]
     options = {
         "enable_fp_fusion": arguments.get("enable_fp_fusion", False),
         "num_warps": arguments.get("num_warps", known.get("WARPS", 4)),
     }
-    return triton.compile(ASTSource(kernel, signature, constants), target=target, options=options)
+    hints = dict.fromkeys(places, [["tt.divisibility", 16]])
+    source = ASTSource(kernel, signature, constants, hints)
+    return triton.compile(source, target=target, options=options)
+
+
+def widest(ptx):
+    """Bytes of the widest access of a thread to memory."""
+    found = re.findall(r"(?:ld|st)\.global[\w.:]*?(?:\.v(\d))?\.\w(\d+)\b", ptx)
+    return max(int(count or 1) * int(bits) // 8 for count, bits in found)
 
 
 def registers(cubin):
@@ -170,6 +184,9 @@ if __name__ == "__main__":
     for target in (TARGETS[name] for name in names):
         for module, name, arguments in kernels:
             binary = compile_kernel(module, name, arguments, target)
-            use = registers(binary.asm["cubin"]) if target.backend == "cuda" else "of unknown use"
+            use = "of unknown use"
+            if target.backend == "cuda":
+                width = widest(binary.asm["ptx"])
+                use = f"{registers(binary.asm['cubin'])}, {width} bytes at once"
             warps, shared = binary.metadata.num_warps, binary.metadata.shared
             print(f"{target.arch} {module} {name}: {use}, {warps} warps, {shared} bytes shared")

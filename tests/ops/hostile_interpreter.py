@@ -6,6 +6,7 @@
 - Programs run in another order than that of their numbers.
 - A number that does not fit an integer type, such as NaN, is converted to an arbitrary one; so is
   what a load leaves out without an `other`.
+- Memory that nobody wrote to holds numbers, NaN where the type has it.
 - Int32 arithmetic that overflows is an error; bit operations and comparisons are not looked at.
 """
 
@@ -132,3 +133,17 @@ def install() -> None:
     builder.create_atomic_rmw, builder.cast_impl = checked_add, checked_cast
     builder.binary_op, builder.set_grid_idx = checked_binary, shuffled_index
     executor.__call__ = checked_call
+    torch.empty, torch.empty_like = dirty(torch.empty), dirty(torch.empty_like)
+    torch.Tensor.new_empty = dirty(torch.Tensor.new_empty)  # type: ignore[method-assign]
+
+
+def dirty(allocate: Any) -> Any:
+    """`allocate` with what may be found in memory; but what is huge stays untouched."""
+
+    def allocate_and_fill(*args: Any, **options: Any) -> torch.Tensor:
+        tensor = allocate(*args, **options)
+        if tensor.numel() < 1 << 24 and not tensor.is_meta:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
+        return tensor
+
+    return allocate_and_fill

@@ -71,6 +71,9 @@ def test_the_contract_holds_for_the_gpu_kernels_in_every_case(part, monkeypatch)
 def test_gpu_kernels_compile_to_machine_code_that_finds_room_in_registers(tmp_path):
     programs = compiled("sm80", "--one-of-each", cache=tmp_path)
     assert len(programs) == 15 and too_large(programs) == []
+    # Where memory is the limit, a thread takes several numbers at once.
+    for name, width in (("focal_block", 16), ("paste_block", 8), ("gather_taps", 16)):
+        assert any(f"{name}: " in line and f" {width} bytes at once" in line for line in programs)
 
 
 @needs_triton

@@ -89,3 +89,8 @@ def test_the_last_program_is_the_first_to_run(kernel):
     target, order = torch.zeros(1, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)
     note_who_came_first[(3,)](target, order)
     assert order.tolist() == [2, 1, 0]
+
+
+def test_memory_that_nobody_wrote_to_is_no_zero(kernel):
+    whole = torch.empty(2, dtype=torch.int32)
+    assert torch.empty(3).isnan().all() and torch.zeros(2).new_empty(1).isnan() and whole.all()

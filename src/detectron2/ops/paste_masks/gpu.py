@@ -25,15 +25,18 @@ def mask_cell(pixel, low, high, cells):  # type: ignore[no-untyped-def]
     return tl.fma(position + 1.0, zero + cells * 0.5, zero - 0.5)
 
 
-@triton.jit(do_not_specialize=["rows", "columns", "height", "width"])
+# `pixels` may be specialised: only if they are known to be divisible by 16 do threads write 8 bytes
+# at once, and there are no more than these two kinds.
+@triton.jit(do_not_specialize=["rows", "columns", "width"])
 def paste_block(
-    masks, boxes, output, rows, columns, height, width, threshold,
+    masks, boxes, output, rows, columns, width, pixels, threshold,
     SOFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
-    blocks = tl.cdiv(height * width, BLOCK)  # of a mask
+    """Pixels of one mask: output (N, pixels), rows of `width`."""
+    blocks = tl.cdiv(pixels, BLOCK)  # of a mask
     n = (tl.program_id(0) // blocks).to(tl.int64)
     pixel = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    exists = pixel < height * width
+    exists = pixel < pixels
     x0, y0 = tl.load(boxes + n * 4), tl.load(boxes + n * 4 + 1)
     x1, y1 = tl.load(boxes + n * 4 + 2), tl.load(boxes + n * 4 + 3)
     y, x = mask_cell(pixel // width, y0, y1, rows), mask_cell(pixel % width, x0, x1, columns)
@@ -61,7 +64,7 @@ def paste_block(
         result = (value * 255).to(tl.uint8)
     else:
         result = ((value >= threshold) & known).to(tl.uint8)
-    tl.store(output + n * height * width + pixel, result, mask=exists)
+    tl.store(output + n * pixels + pixel, result, mask=exists)
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
@@ -73,7 +76,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     if output.numel():
         with device_of(values):
             paste_block[(triton.cdiv(height * width, BLOCK) * len(values),)](
-                values, sides, output, values.shape[1], values.shape[2], height, width, threshold,
-                SOFT=threshold < 0, BLOCK=BLOCK, **EXACT,
+                values, sides, output, values.shape[1], values.shape[2], width, height * width,
+                threshold, SOFT=threshold < 0, BLOCK=BLOCK, **EXACT,
             )  # fmt: skip
     return output if threshold < 0 else output.view(torch.bool)

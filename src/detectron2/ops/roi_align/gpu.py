@@ -86,7 +86,7 @@ def visit_samples(
     row0, row1, row2, row3, column0, column1, column2, column3, scale0, scale1, scale2, scale3,
     OFFSET: tl.constexpr, MIN_SIDE: tl.constexpr, RATIO: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LAST: tl.constexpr, REAL: tl.constexpr,
-    BACKWARD: tl.constexpr, MANY: tl.constexpr, BLOCK: tl.constexpr,
+    BACKWARD: tl.constexpr, MANY: tl.constexpr, ALL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Forward: pooled = mean of samples of data. Backward: data += share of pooled.
 
@@ -95,6 +95,7 @@ def visit_samples(
         pooled: (K, ROWS * COLUMNS, C) if LAST, else the transpose.
         first_level: level of data0, of `level_count` that are here; others are left alone.
         MANY: whether there is more than data0.
+        ALL: whether all levels are here, so that boxes of none of them get zeros.
     """
     blocks = tl.cdiv(channels * ROWS * COLUMNS, BLOCK)  # of a box
     k = (tl.program_id(0) // blocks).to(tl.int64)
@@ -155,6 +156,8 @@ def visit_samples(
                 )
     if not BACKWARD:
         mean = total / (count_y * count_x)
+        if ALL:
+            exists = element < channels * ROWS * COLUMNS
         tl.store(place, mean.to(pooled.dtype.element_ty), mask=exists)
 
 
@@ -183,7 +186,7 @@ def launch(
                 OFFSET=0.5 if aligned else 0.0, MIN_SIDE=0.0 if aligned else 1.0,
                 RATIO=max(ratio, 0), ROWS=height, COLUMNS=width, LAST=is_channels_last(pooled),
                 REAL=real_type(maps[0].dtype), BACKWARD=backward, MANY=len(here) > 1,
-                BLOCK=BLOCK, **EXACT,
+                ALL=len(maps) <= LEVELS, BLOCK=BLOCK, **EXACT,
             )  # fmt: skip
 
 
@@ -223,7 +226,14 @@ def multilevel_roi_align(
             features, rois, levels, height, width, spatial_scales, sampling_ratio, aligned
         )
     shape = (rois.shape[0], first.shape[1], height, width)
-    pooled = zeros(shape, first.dtype, first.device, is_channels_last(first))
+    pooled = torch.empty(
+        shape,
+        dtype=first.dtype,
+        device=first.device,
+        memory_format=format_of(is_channels_last(first)),
+    )
+    if len(features) > LEVELS:
+        pooled.zero_()
     rois = rois.detach().contiguous()
     maps = [feature.detach() for feature in features]
     launch(maps, spatial_scales, pooled, rois, levels, sampling_ratio, aligned, False)

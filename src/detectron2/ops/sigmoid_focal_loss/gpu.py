@@ -30,7 +30,9 @@ def log_of_one_plus(e):  # type: ignore[no-untyped-def]
     return tl.where(u == 1.0, e, tl.log(u) * e / tl.where(u == 1.0, 1.0, u - 1.0))
 
 
-@triton.jit(do_not_specialize=["count", "classes"])
+# `count` may be specialised: only if it is known to be divisible by 16 do threads read and write 16
+# bytes at once, and there are no more than these two kinds.
+@triton.jit(do_not_specialize=["classes"])
 def focal_block(
     logits, labels, output, grad, count, classes, positive, negative, gamma,
     SQUARE: tl.constexpr, BACKWARD: tl.constexpr, BLOCK: tl.constexpr,
