@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2.engine.inference import speed_up
+from detectron2.engine.inference.fixed_shapes import FixedShapeRCNN
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, LVISEvaluator
 from detectron2.evaluation.box_masks import box_masks_for
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -100,6 +102,10 @@ def test_convention_evaluation_is_the_same_without_full_images(make_coco, monkey
 
     monkeypatch.setattr(ROIMasks, "to_bitmasks", draw)
     assert score(coco, Rcnn(), COCOEvaluator(coco.name)) == expected
+    fast = Rcnn()
+    fast.__class__ = GeneralizedRCNN
+    assert score(coco, speed_up(fast), COCOEvaluator(coco.name)) == expected
+    assert isinstance(fast, FixedShapeRCNN)
 
 
 def test_what_the_user_puts_in_between_sees_full_images(make_coco):

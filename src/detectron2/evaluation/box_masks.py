@@ -26,9 +26,10 @@ def box_masks_for(model: Any, evaluator: Any) -> AbstractContextManager[Any]:
     module = getattr(model, "module", model)  # of DistributedDataParallel
     takes = getattr(evaluator, "takes_box_masks", lambda: False)
     if isinstance(module, GeneralizedRCNN) and takes():
+        # The fast form of a model has another class, and the same steps.
+        kind = vars(module).get("_class_before", type(module))
         own = all(
-            getattr(type(module), name) is getattr(GeneralizedRCNN, name)
-            and name not in vars(module)
+            getattr(kind, name) is getattr(GeneralizedRCNN, name) and name not in vars(module)
             for name in ("forward", "inference", "_postprocess")
         )
         if own and not _has_hooks(module) and not _has_hooks(model):
