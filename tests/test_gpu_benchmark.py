@@ -109,3 +109,15 @@ def test_a_description_of_a_gpu_says_what_float32_means_there(tf32, monkeypatch)
     said = benchmark.describe_machine(torch.device("cuda"))
     assert said["device"] == "a GPU" and said["float32 products"] == "float32"
     assert said["float32 convolutions"] == ("TF32" if tf32 else "float32")
+
+
+def test_float32_that_is_set_by_newer_names_is_described_too(monkeypatch):
+    class Backend:
+        @property
+        def allow_tf32(self):
+            raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.backends.cuda, "matmul", Backend())
+    said = benchmark.describe_machine(torch.device("cuda"))
+    assert said["float32 products"] == "by fp32_precision"

@@ -124,3 +124,24 @@ class TestKeypoints:
     def test_a_wrong_shape_is_named_in_the_error(self, shape):
         with pytest.raises(AssertionError, match=r"\(N, K, 3\), not"):
             Keypoints(np.ones(shape))
+
+
+def _refuse():
+    raise RuntimeError("you have used mix of the legacy and new APIs")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [
+        ("cpu", _refuse, False),
+        ("cuda", _refuse, True),
+        ("cuda", lambda: "high", True),
+        ("cuda", lambda: "highest", False),
+    ],
+    ids=["cpu", "newer settings", "TF32", "float32"],
+)
+def test_peaks_are_looked_for_in_double_precision_where_products_may_be_coarse(
+    device, precision, expected, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", precision)
+    assert keypoints_module._products_are_coarse(torch.device(device)) is expected

@@ -29,7 +29,7 @@ def benchmark(
     variants: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: plain (unoptimized), fp32, bf16. The first is the base."
+            help="Comma-separated: plain (unoptimized), fp32, bf16, fp16. The first is the base."
         ),
     ] = "plain,fp32",
     compare: Annotated[

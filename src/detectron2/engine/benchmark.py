@@ -86,15 +86,19 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 def _gpu_settings() -> dict[str, str]:
     """What float32 means on a GPU: in TF32 numbers are read with 11 bits."""
-    products = torch.backends.cuda.matmul.allow_tf32
-    convolutions = torch.backends.cudnn.allow_tf32
+    hip, cuda = torch.version.hip, torch.version.cuda
     return {
-        "runtime": f"ROCm {torch.version.hip}"
-        if torch.version.hip
-        else f"CUDA {torch.version.cuda}",
-        "float32 convolutions": "TF32" if convolutions else "float32",
-        "float32 products": "TF32" if products else "float32",
+        "runtime": f"ROCm {hip}" if hip else f"CUDA {cuda}",
+        "float32 convolutions": _float32_of(torch.backends.cudnn),
+        "float32 products": _float32_of(torch.backends.cuda.matmul),
     }
+
+
+def _float32_of(backend: Any) -> str:
+    try:
+        return "TF32" if backend.allow_tf32 else "float32"
+    except RuntimeError:  # set by PyTorch's newer names, for single kinds of operations
+        return "by fp32_precision"
 
 
 def _cpu_name() -> str:

@@ -175,9 +175,7 @@ def _highest(maps: Tensor, cells: Tensor, columns: int, rows: int, maps_at_once:
     Returns:
         (B, K, 3) of (column, row, value).
     """
-    # Tensor cores round to 11 bits, which moves the maximum of a flat peak by pixels.
-    coarse = maps.is_cuda and torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if coarse else torch.float32
+    dtype = torch.float64 if _products_are_coarse(maps.device) else torch.float32
     across = _cubic_weights(cells[:, 0], columns, maps.shape[3]).to(dtype)  # (B, columns, S)
     down = _cubic_weights(cells[:, 1], rows, maps.shape[2]).to(dtype)  # (B, rows, S)
     peaks = []
@@ -190,6 +188,17 @@ def _highest(maps: Tensor, cells: Tensor, columns: int, rows: int, maps_at_once:
             row = torch.minimum(place // columns, cells[:, 1:] - 1)
             peaks.append(torch.stack((column, row, value), dim=2).float())
     return torch.cat(peaks, dim=1)
+
+
+def _products_are_coarse(device: torch.device) -> bool:
+    """Whether float32 matrix products there may be of tensor cores, which round to 11 bits: that
+    moves the maximum of a flat peak by pixels."""
+    if device.type != "cuda":
+        return False
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:  # the program said so by PyTorch's newer settings, which this one refuses
+        return True
 
 
 def _cubic_weights(sizes: Tensor, length: int, source: int) -> Tensor:
