@@ -97,6 +97,8 @@ class FarTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # torch 2.14 asks past the modes
+            return FAR
         raise AssertionError(f"{func} meets a tensor of FAR outside of host_waits().")
 
 
