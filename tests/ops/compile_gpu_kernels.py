@@ -3,8 +3,8 @@
 `--one-of-each` leaves it at the first of the lines below about each kernel.
 
 The interpreter accepts programs that the compiler refuses. This runs the compiler down to
-machine code for an NVIDIA or an AMD target, which needs no GPU. For NVIDIA it also prints the
-registers of a thread, and how many bytes of them did not find room and spill to memory.
+machine code for an NVIDIA or an AMD target, which needs no GPU. It also prints the registers of a
+thread, and how many bytes of them did not find room and spill to memory.
 """
 
 import importlib
@@ -175,6 +175,14 @@ def registers(cubin):
     return f"{found[1]} registers, {found[2]} spilled"
 
 
+def registers_of_amd(assembly):
+    """The same of assembly for AMD."""
+    count = re.search(r"\.vgpr_count:\s+(\d+)", assembly)
+    spilled = re.search(r"\.vgpr_spill_count:\s+(\d+)", assembly)
+    assert count and spilled, assembly[-2000:]
+    return f"{count[1]} registers, {4 * int(spilled[1])} spilled"
+
+
 if __name__ == "__main__":
     names = sys.argv[1:]
     kernels = KERNELS
@@ -184,9 +192,10 @@ if __name__ == "__main__":
     for target in (TARGETS[name] for name in names):
         for module, name, arguments in kernels:
             binary = compile_kernel(module, name, arguments, target)
-            use = "of unknown use"
             if target.backend == "cuda":
                 width = widest(binary.asm["ptx"])
                 use = f"{registers(binary.asm['cubin'])}, {width} bytes at once"
+            else:
+                use = registers_of_amd(binary.asm["amdgcn"])
             warps, shared = binary.metadata.num_warps, binary.metadata.shared
             print(f"{target.arch} {module} {name}: {use}, {warps} warps, {shared} bytes shared")

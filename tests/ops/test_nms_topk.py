@@ -133,3 +133,9 @@ def test_groups_that_differ_in_their_upper_32_bits_are_different(kernel):
     # One of each group stays; more places would be filled by the matrix of all pairs.
     _, counts = check(kernel, boxes, scores, groups, usable, 0.5, 3)
     assert int(counts) == 2
+
+
+def test_what_is_promised_to_a_compiler_holds_without_candidates(kernel):
+    with kernel.active():
+        indices, counts = nms_topk(*random_batch(2, 0, kernel.device), 0.5, 4)
+    assert indices.is_contiguous() and counts.tolist() == [0, 0]

@@ -166,7 +166,7 @@ def pick_by_bits(
     images, count, numbers = boxes.shape
     picked, members = order.new_zeros(images, topk + 1), usable.sum(dim=1)
     if images * count * topk == 0:
-        return picked[:, :topk], members.clamp(max=0)
+        return order.new_zeros(images, topk), members.clamp(max=0)
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, numbers))
     bits = bit_matrix(images, count, boxes.device)
     with device_of(bits):
