@@ -215,6 +215,11 @@ def test_a_kernel_that_triton_refuses_falls_back_and_says_so_once(monkeypatch, c
     assert all(torch.equal(kept, nms(BOXES, scores, 0.5)) for kept in results)
     assert len(calls) == len(caplog.records) == 1
     assert "no attribute 'to'" in caplog.records[0].getMessage()
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    choice = dispatch.choose("nms", "cuda")
+    assert choice.implementation == "reference" and "no attribute 'to'" in choice.reason
 
 
 @pytest.mark.parametrize(
