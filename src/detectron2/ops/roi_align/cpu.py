@@ -199,13 +199,16 @@ def multilevel_roi_align_backward(
     gradients = [
         np.zeros((sizes[0], height * width, channels), grads.dtype) for height, width in maps
     ]
+    calls = []
+    for gradient, size, (images, boxes, order) in zip(gradients, maps, prepared):
+        if gradient.size and len(order):
+            tables = sampling_tables(boxes[order], size, (bins[0], bins[1]), sampling_ratio)
+            of_map = (gradient, size, images[order], tables, (bins[0], bins[1]), order)
+            calls.append(partial(backward, *of_map, grads, last))
 
     def work(start: int, stop: int) -> None:
-        for gradient, size, boxes in zip(gradients, maps, prepared):
-            if gradient.size and len(boxes[2]):
-                backward(
-                    gradient, size, *boxes, tuple(bins), sampling_ratio, grads, last, start, stop
-                )
+        for call in calls:
+            call(start, stop)
 
     parallel_for(work, channels, channels_per_thread(channels))
     return [

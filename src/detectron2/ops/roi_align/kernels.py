@@ -14,7 +14,6 @@ import numpy as np
 
 from detectron2.ops.compiled import compiled
 from detectron2.ops.lanes import add_scaled, no_lanes, store_lanes
-from detectron2.ops.roi_align.tables import axis_cells, axis_tables
 
 __all__ = ["backward", "forward"]
 
@@ -104,67 +103,47 @@ def forward(features, size, images, tables, bins, rows, output, last, channel, s
 
 
 @compiled(fused=True)
-def write_bin(grad, flat, channels, start, scale, rows, row_weights, columns, column_weights):  # type: ignore[no-untyped-def]
-    """Add scale * weight * grad (c,) to the cells rows x columns: the transpose of read_bin.
+def write_bin(grad, flat, first, steps, scale, bin_of_box, cells, weights):  # type: ignore[no-untyped-def]
+    """Add scale * weight * grad (c,) to the cells of a bin: the transpose of read_bin.
 
     Args:
-        start: where the first of the c channels of cell (0, 0) is in `flat`.
-        rows: times the width of the map.
+        first: where the first of the c channels of cell (0, 0) is in `flat`.
+        others: as in :func:`read_bin`.
     """
+    rows_from, rows_to, columns_from, columns_to = bin_of_box
     count = grad.shape[0]
-    for i in range(rows.shape[0]):
-        row_weight = scale * row_weights[i]
-        for j in range(columns.shape[0]):
-            first = start + (rows[i] + columns[j]) * channels
-            weight = row_weight * column_weights[j]
-            target = flat[first : first + count]
+    for i in range(rows_from, rows_to):
+        row, row_weight = first + cells[i] * steps[0], scale * weights[i]
+        for j in range(columns_from, columns_to):
+            begin, weight = row + cells[j] * steps[1], row_weight * weights[j]
+            target = flat[begin : begin + count]
             for c in range(count):
                 target[c] += weight * grad[c]
 
 
 @compiled(fused=True)
-def backward(gradient, size, images, boxes, order, bins, ratio, grad, last, start, stop):  # type: ignore[no-untyped-def]
-    """Add the gradients of all boxes `order` to the channels [start, stop) of the map.
+def backward(gradient, size, images, tables, bins, rows, grad, last, start, stop):  # type: ignore[no-untyped-def]
+    """Add the gradients of the boxes of a map to the channels [start, stop) of it.
 
     Args:
         gradient: (N, P, C), added to.
-        grad: (K, h * w, C) if `last`, else (K, C, h * w).
-        others: as in :func:`forward`.
+        grad: (R, h * w, C) if `last`, else (R, C, h * w).
+        others: as in :func:`forward`; `rows` are those of the boxes in `grad`.
     """
-    channels = gradient.shape[2]
-    flat = gradient.reshape(-1)
-    tile = np.empty((bins[0] * bins[1], stop - start), gradient.dtype)
-    rows, row_weights, row_counts = axis_tables(bins[0], ratio, size[0], gradient)
-    columns, column_weights, column_counts = axis_tables(bins[1], ratio, size[1], gradient)
-    for k in order:
+    starts, capacities, cells, weights, counts, scales = tables
+    channels, steps = gradient.shape[2], (size[1] * gradient.shape[2], gradient.shape[2])
+    flat, tile = gradient.reshape(-1), np.empty((bins[0] * bins[1], stop - start), gradient.dtype)
+    for k in range(len(rows)):
         first = images[k] * size[0] * size[1] * channels + start
-        down = axis_cells(
-            boxes[k, 0], boxes[k, 2], bins[0], ratio, size[0], rows, row_weights, row_counts
-        )
-        across = axis_cells(
-            boxes[k, 1],
-            boxes[k, 3],
-            bins[1],
-            ratio,
-            size[1],
-            columns,
-            column_weights,
-            column_counts,
-        )
-        scale = gradient.dtype.type(1) / gradient.dtype.type(max(down * across, 1))
         for cell in range(tile.shape[0]):
-            for channel in range(stop - start):
-                if last:
-                    tile[cell, channel] = grad[k, cell, start + channel]
-                else:
-                    tile[cell, channel] = grad[k, start + channel, cell]
+            for c in range(stop - start):
+                value = grad[rows[k], cell, start + c] if last else grad[rows[k], start + c, cell]
+                tile[cell, c] = value
         for i in range(bins[0]):
-            m = row_counts[i]
+            down = starts[k] + i * capacities[k, 0]
             for j in range(bins[1]):
-                n = column_counts[j]
+                across = starts[k] + bins[0] * capacities[k, 0] + j * capacities[k, 1]
+                ends = (down + counts[k, i], across + counts[k, bins[0] + j])
+                bin_of_box = (down, ends[0], across, ends[1])
                 share = tile[i * bins[1] + j]
-                cells, weights = columns[j, :n], column_weights[j, :n]
-                write_bin(
-                    share, flat, channels, first, scale, rows[i, :m] * size[1],
-                    row_weights[i, :m], cells, weights,
-                )  # fmt: skip
+                write_bin(share, flat, first, steps, scales[k], bin_of_box, cells, weights)

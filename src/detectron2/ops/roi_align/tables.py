@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from detectron2.ops.compiled import compiled
 from detectron2.ops.threads import parallel_for
 
-__all__ = ["axis_cells", "axis_tables", "sampling_tables"]
+__all__ = ["sampling_tables"]
 
 Array = NDArray[Any]
 
@@ -65,15 +65,6 @@ def axis_cells(start, side, bins, ratio, length, cells, weights, counts):  # typ
                     count += 1
         counts[index] = count
     return samples
-
-
-@compiled()
-def axis_tables(bins, ratio, length, weights_like):  # type: ignore[no-untyped-def]
-    """Empty `cells`, `weights` and `counts` of :func:`axis_cells`, large enough for any box."""
-    capacity = 2 * ratio if ratio > 0 else 4 * length + 16
-    cells = np.empty((bins, capacity), np.int64)
-    weights = np.empty((bins, capacity), weights_like.dtype)
-    return cells, weights, np.zeros(bins, np.int64)
 
 
 @compiled()
