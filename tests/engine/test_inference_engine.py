@@ -100,6 +100,20 @@ def test_training_is_as_before(name):
     assert all(torch.equal(p.grad, q.grad) for (_, p), (_, q) in gradients if p.grad is not None)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_runs_in_bfloat16(name):
+    model, batch = build(name), images(ARCHITECTURES[name])
+    fast = optimize_for_inference(model, precision="bf16")
+    assert len(infer(fast, batch)) == len(batch)
+    picture = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps, expected = fast.backbone(picture), model.backbone(picture)
+    # Of the finest map: the coarsest, of six cells, magnify rounding in their normalisations.
+    finest = max(expected, key=lambda key: expected[key].shape[-1])
+    error = (maps[finest] - expected[finest]).norm() / expected[finest].norm()
+    assert 0 < error < 0.05
+
+
 @pytest.mark.parametrize("name", ["FPN", "keypoints"])
 def test_bfloat16_is_close_and_boxes_stay_float32(name):
     model, batch = build(name), images(ARCHITECTURES[name])

@@ -17,6 +17,7 @@ from detectron2.structures import Instances
 __all__ = [
     "FusedBoxHead",
     "FusedMaskHead",
+    "PreparedConv1d",
     "PreparedConvTranspose2d",
     "PreparedLinear",
 ]
@@ -36,6 +37,23 @@ class PreparedLinear(Prepared, nn.Linear):
             return super().forward(x)
         weight, bias = self.prepared()
         return F.linear(x.to(weight.dtype), weight, bias)
+
+    def weights_state(self) -> Any:
+        return self.compute_dtype, state_of(self.weight, self.bias)
+
+    def prepare(self) -> tuple[Tensor, Tensor | None]:
+        dtype = self.compute_dtype
+        return self.weight.detach().to(dtype), _converted(self.bias, dtype)
+
+
+class PreparedConv1d(Prepared, nn.Conv1d):
+    """An `nn.Conv1d` whose weights are kept in the dtype of the computation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not runs_prepared(self):
+            return super().forward(input)
+        weight, bias = self.prepared()
+        return self._conv_forward(input.to(weight.dtype), weight, bias)
 
     def weights_state(self) -> Any:
         return self.compute_dtype, state_of(self.weight, self.bias)

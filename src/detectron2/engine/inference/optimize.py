@@ -24,6 +24,7 @@ from detectron2.engine.inference.graphs import TrunkGraphs
 from detectron2.engine.inference.heads import (
     FusedBoxHead,
     FusedMaskHead,
+    PreparedConv1d,
     PreparedConvTranspose2d,
     PreparedLinear,
 )
@@ -53,6 +54,7 @@ _FAST_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     PanopticFPN: FixedShapePanopticFPN,
     RetinaNet: FixedShapeRetinaNet,
     StandardRPNHead: FusedRPNHead,
+    nn.Conv1d: PreparedConv1d,
     nn.ConvTranspose2d: PreparedConvTranspose2d,
     nn.Linear: PreparedLinear,
 }

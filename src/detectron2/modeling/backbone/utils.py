@@ -99,8 +99,9 @@ def decomposed_rel_pos(
     Returns:
         (..., Hq * Wq, Hk * Wk).
     """
-    rows = get_rel_pos(q_size[0], k_size[0], rel_pos_h)  # (Hq, Hk, C)
-    columns = get_rel_pos(q_size[1], k_size[1], rel_pos_w)  # (Wq, Wk, C)
+    # The layers that compute q may run in bfloat16, the embeddings are parameters.
+    rows = get_rel_pos(q_size[0], k_size[0], rel_pos_h).to(q.dtype)  # (Hq, Hk, C)
+    columns = get_rel_pos(q_size[1], k_size[1], rel_pos_w).to(q.dtype)  # (Wq, Wk, C)
     q_map = q.unflatten(-2, q_size)  # (..., Hq, Wq, C)
     from_rows = torch.einsum("...hwc,hkc->...hwk", q_map, rows)
     from_columns = torch.einsum("...hwc,wkc->...hwk", q_map, columns)

@@ -220,7 +220,8 @@ class ImplicitPointHead(nn.Module):
         if self.image_feature_enabled:
             inputs.append(fine_grained_features)
         x = torch.cat(inputs, dim=1)
-        numbers = parameters.split([*self.num_weights, *self.widths[1:]], dim=1)
+        # Encoded places are float32, parameters those of layers that may run in bfloat16.
+        numbers = parameters.to(x.dtype).split([*self.num_weights, *self.widths[1:]], dim=1)
         depth = len(self.num_weights)
         for k in range(depth):
             weight = numbers[k].unflatten(1, (self.widths[k + 1], self.widths[k]))
