@@ -225,8 +225,9 @@ class PanopticDeepLab(nn.Module):
             """(N,) mean over the pixels of each thing."""
             return torch.bincount(owner, values.double(), minlength=len(ids)) / areas
 
-        pixel_scores = scores[:, rows, columns].float().log_softmax(dim=0)
-        class_scores = mean(pixel_scores.gather(0, classes[owner][None])[0].exp())
+        # Of all classes only a pixel's sum is needed: no copy of the scores of these pixels.
+        total = scores.float().logsumexp(dim=0)[rows, columns]
+        class_scores = mean((scores[classes[owner], rows, columns].float() - total).exp())
         center_scores = center[mean(rows).long(), mean(columns).long()]
         masks = torch.zeros((len(ids), *panoptic.shape), dtype=torch.bool, device=center.device)
         masks[owner, rows, columns] = True
