@@ -142,7 +142,8 @@ def dirty(allocate: Any) -> Any:
 
     def allocate_and_fill(*args: Any, **options: Any) -> torch.Tensor:
         tensor = allocate(*args, **options)
-        if tensor.numel() < 1 << 24 and not tensor.is_meta:
+        # A fake tensor may be of unknown size.
+        if type(tensor) is torch.Tensor and not tensor.is_meta and tensor.numel() < 1 << 24:
             tensor.fill_(float("nan") if tensor.is_floating_point() else 1)
         return tensor
 
