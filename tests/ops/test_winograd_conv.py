@@ -1,5 +1,7 @@
 """Winograd's convolution against PyTorch's."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +10,17 @@ from ops_contract import assert_close, generator, laid_out
 from detectron2.ops import dispatch, winograd_conv
 from detectron2.ops.winograd_conv import transform_weight, winograd_weight_gradient
 
+# Imported by its path: the package has a function of the name of its folder.
+cpu = importlib.import_module("detectron2.ops.winograd_conv.cpu")
+
 # height and width around the tile of 4 x 4 cells, and more tiles than one chunk holds
 SIZES = [(1, 1), (3, 9), (4, 4), (5, 7), (70, 70)]
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_a_hundred_tiles(monkeypatch):
+    for name, value in (("FEWEST_TILES", 100), ("CHUNK_BYTES", 0), ("GRADIENT_CHUNK_BYTES", 0)):
+        monkeypatch.setattr(cpu, name, value)
 
 
 def layer(channels_in, channels_out, dtype=torch.float32):
