@@ -345,3 +345,28 @@ def test_a_state_that_was_not_made_by_fused_kernels_is_gone_on_with(name):
     scaler.unscale_(optimizer)
     scaler.step(optimizer)
     assert (model[0] < was).all()
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_a_state_in_another_order_of_memory_meets_its_own_weights(name):
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = name
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
+
+    def trained(resumed_in):
+        model = nn.ParameterList([weight.clone()])
+        optimizer = build_optimizer(cfg, model)
+        model[0].grad = gradients[0].clone()
+        optimizer.step()
+        model.to(memory_format=resumed_in)
+        resumed = build_optimizer(cfg, model)
+        resumed.load_state_dict(optimizer.state_dict())
+        model[0].grad = gradients[1].contiguous(memory_format=resumed_in)
+        resumed.step()
+        return model[0].detach()
+
+    assert trained(torch.channels_last).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        trained(torch.channels_last), trained(torch.contiguous_format), rtol=1e-6, atol=1e-7
+    )

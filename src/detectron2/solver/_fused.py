@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 __all__ = ["fused_runs_on", "mend_fused_steps"]
 
@@ -47,12 +48,25 @@ def _keep_kernels(optimizer: torch.optim.Optimizer) -> None:
         for group, kernels in zip(optimizer.param_groups, made):
             group.update(kernels)
             for parameter in group["params"] if group.get("fused") else ():
-                step = optimizer.state.get(parameter, {}).get("step")
-                if step is not None:  # without the kernel it is a number, or on the CPU
-                    step = torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
-                    optimizer.state[parameter]["step"] = step
+                _fit_to_fused_kernel(optimizer.state.get(parameter, {}), parameter)
 
     optimizer.register_load_state_dict_post_hook(after_load)
+
+
+def _fit_to_fused_kernel(state: dict[str, Any], parameter: nn.Parameter) -> None:
+    """Change the loaded state of a parameter to what the fused kernels read."""
+    step = state.get("step")
+    if step is not None:  # without the kernel it is a number, or on the CPU
+        state["step"] = torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
+    for name, value in state.items():
+        # On a CPU they pair numbers as they lie in memory: a momentum in the usual order would
+        # meet the wrong ones of a weight that is channels-last, and nothing says so.
+        if (
+            isinstance(value, torch.Tensor)
+            and value.shape == parameter.shape
+            and value.stride() != parameter.stride()
+        ):
+            state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
