@@ -397,6 +397,43 @@ class TestFusedConv2d:
         assert conv._prepared is None
 
 
+def test_weights_that_lie_where_others_did_before_take_effect():
+    conv = optimize_for_inference(Conv2d(2, 2, 1))
+    x = torch.ones(1, 2, 4, 4)
+    with torch.no_grad():
+        conv(x)
+        known = conv._prepared[2]
+        # As long as these are held, PyTorch gives the address to no other weight.
+        assert {storage.data_ptr() for storage in known} == {
+            parameter.data_ptr() for parameter in conv.parameters()
+        }
+        for number in range(60):
+            for value in (number + 1.0, number + 2.0):
+                state = {name: torch.full_like(v, value) for name, v in conv.state_dict().items()}
+                conv.load_state_dict(state, assign=True)
+            assert_close(conv(x), torch.full((1, 2, 4, 4), 3 * (number + 2.0)))
+
+
+def test_blocks_whose_forward_is_replaced_run_what_replaced_it():
+    _, fast = stage_of_blocks()
+    seen = []
+    for module in (fast[1], fast[2].conv1):
+        run = module.forward
+        module.forward = lambda x, run=run: seen.append(x.shape) or run(x)
+    with torch.no_grad():
+        fast(torch.randn(1, 16, 5, 5))
+    assert len(seen) == 2
+
+
+def test_slices_of_a_fast_stage_run_and_become_plain():
+    stage, fast = stage_of_blocks()
+    x = torch.randn(1, 16, 5, 5)
+    first = copy.deepcopy(fast[:2])
+    with torch.no_grad():
+        assert_close(first(x), stage[:2](x), rtol=1e-4, atol=1e-5)
+    assert type(undo_speed_up(first)) is nn.Sequential
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_scripts_as_the_plain_layer():
     conv = optimize_for_inference(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2)))

@@ -82,6 +82,26 @@ def test_copies_make_their_own(again):
     )
 
 
+def test_buffers_that_lie_where_others_did_before_take_effect():
+    kept = nn.Sequential(FrozenBatchNorm2d(4096))
+    keep_constants_of_norms(kept)
+    images = torch.zeros(1, 4096, 1, 1, requires_grad=True)
+    for number in range(40):
+        kept(images)
+        kept[0].running_mean = torch.empty(0)
+        kept[0].running_mean = torch.full((4096,), float(-number))
+        assert torch.equal(kept(images).flatten(), -kept[0].running_mean)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_it_is_scripted_as_the_plain_one():
+    plain, kept = norms()
+    images = torch.randn(2, 4, 3, 3)
+    value_and_gradient(kept, images)
+    assert torch.equal(torch.jit.script(kept)(images), plain(images))
+    assert type(kept) is KeptFrozenBatchNorm2d
+
+
 @pytest.mark.parametrize(
     ("compiled", "expected"), [(False, KeptFrozenBatchNorm2d), (True, FrozenBatchNorm2d)]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -20,21 +21,30 @@ class KeptFrozenBatchNorm2d(FrozenBatchNorm2d):
     `FrozenBatchNorm2d` is changed to this one; names and bits stay.
     """
 
-    _kept: tuple[Any, Tensor, Tensor] | None = None
+    _kept: tuple[Any, Tensor, Tensor, list[Any]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not (x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
         state = x.dtype, self._state()
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, *self.scale_and_shift(x.dtype))
-        _, scale, shift = self._kept
+            # Where the buffers lie is kept, too: new ones at the same address would look the same.
+            storages = [buffer.untyped_storage() for buffer in self.buffers()]
+            self._kept = (state, *self.scale_and_shift(x.dtype), storages)
+        _, scale, shift, _ = self._kept
         return torch.addcmul(shift, x, scale)
 
     def _state(self) -> list[Any]:
         """Equal for two calls only if no buffer was replaced or written to in between."""
         buffers = (buffer for buffer in self._buffers.values() if buffer is not None)
         return [(x.data_ptr(), x.is_inference() or x._version) for x in buffers]
+
+    def __prepare_scriptable__(self) -> Any:
+        """What `torch.jit.script` compiles: the plain layer."""
+        plain: Any = copy.copy(self)
+        plain.__class__ = FrozenBatchNorm2d
+        plain.__dict__.pop("_kept", None)
+        return plain
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and files hold the buffers; the rest is made again.

@@ -34,8 +34,10 @@ def _all_fold(module: nn.Module) -> bool:
 
 
 def _has_hooks(module: nn.Module) -> bool:
-    """Whether somebody listens to what goes into the module or comes out of it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    """Whether somebody listens to what goes into the module or comes out of it, or replaced its
+    ``forward``."""
+    listened_to = module._forward_hooks or module._forward_pre_hooks
+    return bool(listened_to) or "forward" in module.__dict__
 
 
 class FusedBasicBlock(Faster, BasicBlock):
@@ -78,6 +80,11 @@ class FusedBottleneckBlock(Faster, BottleneckBlock):
 
 class FusedStage(Faster, nn.Sequential):
     """Blocks one after another, each of which writes over what only it reads."""
+
+    def become_plain(self) -> None:
+        # Slices are of the class of the whole, without what `speed_up` wrote down.
+        self.__dict__.setdefault("_class_before", nn.Sequential)
+        super().become_plain()
 
     def forward(self, x: Tensor) -> Tensor:
         is_private = False  # the first input belongs to the caller

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detectron2.ops import dispatch
 
-__all__ = ["Faster", "Prepared", "runs_prepared", "state_of"]
+__all__ = ["Faster", "Prepared", "runs_prepared", "state_of", "storages_of"]
 
 
 def runs_prepared(module: nn.Module) -> bool:
@@ -28,6 +28,11 @@ def state_of(*tensors: Tensor | None) -> tuple[Any, ...]:
             for x in tensors
         ]
     )
+
+
+def storages_of(module: Any) -> list[Any]:
+    """The memory of all parameters and buffers."""
+    return [x.untyped_storage() for x in (*module.parameters(), *module.buffers())]
 
 
 class Faster:
@@ -66,7 +71,7 @@ class Prepared(Faster):
     """Base of layers that keep prepared weights, made again whenever the weights change."""
 
     compute_dtype: torch.dtype = torch.float32
-    _prepared: tuple[Any, Any] | None = None
+    _prepared: tuple[Any, Any, list[Any]] | None = None
 
     def become_plain(self) -> None:
         super().become_plain()
@@ -79,7 +84,8 @@ class Prepared(Faster):
         kept = self._prepared
         if kept is None or kept[0] != state:
             # Threads that come here together do the same work; none waits for another.
-            kept = (state, self.prepare())
+            # Where the weights lie is kept, too: new ones at the same address would look the same.
+            kept = (state, self.prepare(), storages_of(self))
             _wait_for_stream(self)
             self._prepared = kept
         return kept[1]
