@@ -102,6 +102,16 @@ def test_it_is_scripted_as_the_plain_one():
     assert type(kept) is KeptFrozenBatchNorm2d
 
 
+def test_it_is_exported_and_compiled_as_the_plain_one():
+    plain, kept = norms()
+    images = torch.randn(2, 4, 3, 3, requires_grad=True)
+    expected = plain(images)
+    exported = torch.export.export(kept, (images,)).module()
+    compiled = torch.compile(kept, backend="eager", fullgraph=True)
+    assert torch.equal(exported(images), expected) and torch.equal(compiled(images), expected)
+    assert kept._kept is None
+
+
 @pytest.mark.parametrize(
     ("compiled", "expected"), [(False, KeptFrozenBatchNorm2d), (True, FrozenBatchNorm2d)]
 )

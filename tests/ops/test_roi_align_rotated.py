@@ -95,6 +95,16 @@ def test_a_box_far_larger_than_the_map_does_not_hang(kernel):
     assert pooled.isfinite().all() and pooled.abs().max() < 1e-6
 
 
+def test_samples_on_the_map_of_a_box_that_is_mostly_off_it_are_all_read(kernel):
+    features = random_map((1, 2, 8, 8), device=kernel.device)
+    # Samples 5 cells apart, of which a few of 70 in a row are on the map.
+    angles = [30.0] if kernel.is_hurried else [0.0, 30.0, 135.0]
+    boxes = [[4, 4, 700, 700, angle] for angle in angles]
+    rois = with_images(torch.tensor(boxes, device=kernel.device), 1)
+    op = partial(roi_align_rotated, output_size=2, spatial_scale=1.0, sampling_ratio=70)
+    check_against_reference(op, kernel, features, rois, leaves=("input",))
+
+
 def test_gradient_is_right_twice(kernel):
     shape = (1, 1, 2, 3) if kernel.is_hurried else (1, 2, 3, 4)
     features = torch.randn(shape, generator=generator("twice"), dtype=torch.float64)

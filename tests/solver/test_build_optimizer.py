@@ -6,6 +6,7 @@ from torch import nn
 
 from detectron2.config import get_cfg
 from detectron2.solver import build_optimizer, get_default_optimizer_params
+from detectron2.solver._fused import _fit_to_fused_kernel, mend_fused_steps
 from detectron2.solver.build import (
     GradientClipType,
     _expand_param_groups,
@@ -370,3 +371,20 @@ def test_a_state_in_another_order_of_memory_meets_its_own_weights(name):
     torch.testing.assert_close(
         trained(torch.channels_last), trained(torch.contiguous_format), rtol=1e-6, atol=1e-7
     )
+
+
+def test_convention_the_number_of_steps_lies_where_the_fused_kernel_reads_it():
+    parameter = nn.Parameter(torch.empty(2, device="meta"))
+    for step in (3, torch.tensor(3.0)):
+        state = {"step": step}
+        _fit_to_fused_kernel(state, parameter)
+        assert (state["step"].device.type, state["step"].dtype) == ("meta", torch.float32)
+
+
+def test_the_first_step_with_dampening_is_not_dampened():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0, momentum=0.9, dampening=0.5, fused=True)
+    mend_fused_steps(optimizer)
+    parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert parameter.item() == -1.0

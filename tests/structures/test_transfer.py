@@ -1,3 +1,4 @@
+import copy
 from functools import partial
 from types import SimpleNamespace
 
@@ -125,10 +126,22 @@ def test_polygons_that_are_read_ahead_wait_for_their_copy_alone(monkeypatch):
         crops = crop_masks([first, second], boxes, 7)
         assert event.waited_for == 1 and waits == []
         assert torch.equal(torch.cat(crops).cpu(), expected)
+        assert copy.deepcopy(first)._ahead is None and first._ahead is not None
         waits.clear()
         boxes[1].add_(0)  # somebody wrote to it
         crop_masks([first, second], boxes, 7), crop_masks([second], [boxes[1].clone()], 7)
         assert event.waited_for == 1 and len(waits) == 2
+
+
+def test_polygons_that_are_read_ahead_apart_are_those_of_each_image():
+    masks = PolygonMasks(TRIANGLES)
+    with host_waits():
+        first, second = (masks[on_device(torch.tensor(rows), FAR)] for rows in ([2, 1], [0, 0]))
+        boxes = [part.clone() for part in on_device(BOXES, FAR).split(2)]
+        for of_image, its_boxes in zip((first, second), boxes):
+            read_ahead([of_image], [its_boxes])
+        crops = torch.cat(crop_masks([first, second], boxes, 7)).cpu()
+    assert torch.equal(crops, masks[torch.tensor([2, 1, 0, 0])].crop_and_resize(BOXES, 7))
 
 
 def test_what_goes_to_a_gpu_goes_through_pinned_memory(monkeypatch):

@@ -24,7 +24,9 @@ class KeptFrozenBatchNorm2d(FrozenBatchNorm2d):
     _kept: tuple[Any, Tensor, Tensor, list[Any]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (x.requires_grad and torch.is_grad_enabled()):
+        # A compiler folds constants itself, and would compile anew for each layer's addresses.
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling or not (x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
         state = x.dtype, self._state()
         if self._kept is None or self._kept[0] != state:

@@ -38,6 +38,10 @@ class SelectedPolygonMasks(PolygonMasks):
         self._read: list[list[Polygon]] | None = None
         self._ahead: _Ahead | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is on its way to the host cannot be written to a file.
+        return {**self.__dict__, "_ahead": None}
+
     @classmethod
     def _of(cls, polygons: list[list[Polygon]]) -> PolygonMasks:
         return PolygonMasks._of(polygons)

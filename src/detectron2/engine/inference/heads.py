@@ -29,7 +29,21 @@ _CHUNK_BYTES = 2_000_000
 _CHUNK_BYTES_ELSEWHERE = 200_000_000
 
 
-class PreparedLinear(Prepared, nn.Linear):
+class _PreparedLayer(Prepared):
+    """Base of layers whose weight and bias are kept in the dtype of the computation."""
+
+    weight: Tensor
+    bias: Any  # a Tensor or None
+
+    def weights_state(self) -> Any:
+        return self.compute_dtype, state_of(self.weight, self.bias)
+
+    def prepare(self) -> tuple[Tensor, Tensor | None]:
+        dtype = self.compute_dtype
+        return self.weight.detach().to(dtype), _converted(self.bias, dtype)
+
+
+class PreparedLinear(_PreparedLayer, nn.Linear):
     """An `nn.Linear` whose weights are kept in the dtype of the computation."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,15 +52,8 @@ class PreparedLinear(Prepared, nn.Linear):
         weight, bias = self.prepared()
         return F.linear(x.to(weight.dtype), weight, bias)
 
-    def weights_state(self) -> Any:
-        return self.compute_dtype, state_of(self.weight, self.bias)
 
-    def prepare(self) -> tuple[Tensor, Tensor | None]:
-        dtype = self.compute_dtype
-        return self.weight.detach().to(dtype), _converted(self.bias, dtype)
-
-
-class PreparedConv1d(Prepared, nn.Conv1d):
+class PreparedConv1d(_PreparedLayer, nn.Conv1d):
     """An `nn.Conv1d` whose weights are kept in the dtype of the computation."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -55,15 +62,8 @@ class PreparedConv1d(Prepared, nn.Conv1d):
         weight, bias = self.prepared()
         return self._conv_forward(input.to(weight.dtype), weight, bias)
 
-    def weights_state(self) -> Any:
-        return self.compute_dtype, state_of(self.weight, self.bias)
 
-    def prepare(self) -> tuple[Tensor, Tensor | None]:
-        dtype = self.compute_dtype
-        return self.weight.detach().to(dtype), _converted(self.bias, dtype)
-
-
-class PreparedConvTranspose2d(Prepared, nn.ConvTranspose2d):
+class PreparedConvTranspose2d(_PreparedLayer, nn.ConvTranspose2d):
     """An `nn.ConvTranspose2d` whose weights are kept in the dtype of the computation."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -80,13 +80,6 @@ class PreparedConvTranspose2d(Prepared, nn.ConvTranspose2d):
             self.groups,
             self.dilation,
         )
-
-    def weights_state(self) -> Any:
-        return self.compute_dtype, state_of(self.weight, self.bias)
-
-    def prepare(self) -> tuple[Tensor, Tensor | None]:
-        dtype = self.compute_dtype
-        return self.weight.detach().to(dtype), _converted(self.bias, dtype)
 
 
 class FusedBoxHead(Prepared, FastRCNNConvFCHead):
