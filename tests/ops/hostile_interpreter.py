@@ -65,24 +65,31 @@ class Memory:
                 raise Hostile(f"{common} places that are {one} to are also used otherwise")
 
 
+class State:
+    """Which memory the launch that runs now may use."""
+
+    memory = Memory([])
+
+
 def install() -> None:
     """From now on every kernel of this process is interpreted in this way."""
     from triton.runtime import interpreter
 
-    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
-    state = {"memory": Memory([])}
-    load, store = builder.create_masked_load, builder.create_masked_store
-    add, cast, binary = builder.create_atomic_rmw, builder.cast_impl, builder.binary_op
-    call, set_index = executor.__call__, builder.set_grid_idx
+    check_memory(interpreter.InterpreterBuilder)
+    check_numbers(interpreter.InterpreterBuilder)
+    shuffle_programs(interpreter.InterpreterBuilder)
+    check_launches(interpreter.GridExecutor)
+    torch.empty, torch.empty_like = dirty(torch.empty), dirty(torch.empty_like)
+    torch.Tensor.new_empty = dirty(torch.Tensor.new_empty)  # type: ignore[method-assign]
 
-    def touched(pointers: Any, mask: Any) -> tuple[np.ndarray[Any, Any], int]:
-        shape = np.broadcast_shapes(pointers.data.shape, mask.data.shape)
-        addresses = np.broadcast_to(pointers.data, shape)[np.broadcast_to(mask.data, shape)]
-        element = pointers.get_element_ty()
-        return addresses.astype(np.uint64).ravel(), max(element.primitive_bitwidth // 8, 1)
+
+def check_memory(builder: Any) -> None:
+    """Note what loads, stores and atomics touch."""
+    load, store = builder.create_masked_load, builder.create_masked_store
+    add = builder.create_atomic_rmw
 
     def checked_load(self, ptrs, mask, other, *rest):  # type: ignore[no-untyped-def]
-        state["memory"].touch("load", *touched(ptrs, mask))
+        State.memory.touch("load", *touched(ptrs, mask))
         result = load(self, ptrs, mask, other, *rest)
         if other is None:
             there = np.broadcast_to(mask.data, result.data.shape)
@@ -90,12 +97,28 @@ def install() -> None:
         return result
 
     def checked_store(self, ptrs, value, mask, *rest):  # type: ignore[no-untyped-def]
-        state["memory"].touch("store", *touched(ptrs, mask))
+        State.memory.touch("store", *touched(ptrs, mask))
         return store(self, ptrs, value, mask, *rest)
 
     def checked_add(self, operation, ptr, val, mask, *rest):  # type: ignore[no-untyped-def]
-        state["memory"].touch("atomic", *touched(ptr, mask))
+        State.memory.touch("atomic", *touched(ptr, mask))
         return add(self, operation, ptr, val, mask, *rest)
+
+    builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
+    builder.create_atomic_rmw = checked_add
+
+
+def touched(pointers: Any, mask: Any) -> tuple[Addresses, int]:
+    """Addresses where the mask holds, and bytes of a number there."""
+    shape = np.broadcast_shapes(pointers.data.shape, mask.data.shape)
+    addresses = np.broadcast_to(pointers.data, shape)[np.broadcast_to(mask.data, shape)]
+    element = pointers.get_element_ty()
+    return addresses.astype(np.uint64).ravel(), max(element.primitive_bitwidth // 8, 1)
+
+
+def check_numbers(builder: Any) -> None:
+    """Convert what an integer does not hold to an arbitrary one, and refuse int32 overflows."""
+    cast, binary = builder.cast_impl, builder.binary_op
 
     def checked_cast(self, src, dst_type):  # type: ignore[no-untyped-def]
         result = cast(self, src, dst_type)
@@ -115,26 +138,34 @@ def install() -> None:
                 raise Hostile(f"int32 arithmetic overflows to {exact[exact != result.data][:1]}")
         return result
 
-    def checked_call(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        tensors = [value for value in args if isinstance(value, torch.Tensor)]
-        before, state["memory"] = state["memory"], Memory(tensors)
-        try:
-            call(self, *args, **kwargs)
-            state["memory"].check_races()
-        finally:
-            state["memory"] = before
+    builder.cast_impl, builder.binary_op = checked_cast, checked_binary
+
+
+def shuffle_programs(builder: Any) -> None:
+    """Each axis of the grid backwards: the last program is the first to run."""
+    set_index = builder.set_grid_idx
 
     def shuffled_index(self, x, y, z):  # type: ignore[no-untyped-def]
-        """Each axis backwards: the last program is the first to run."""
         wide, high, deep = self.grid_dim
         set_index(self, wide - 1 - x, high - 1 - y, deep - 1 - z)
 
-    builder.create_masked_load, builder.create_masked_store = checked_load, checked_store
-    builder.create_atomic_rmw, builder.cast_impl = checked_add, checked_cast
-    builder.binary_op, builder.set_grid_idx = checked_binary, shuffled_index
+    builder.set_grid_idx = shuffled_index
+
+
+def check_launches(executor: Any) -> None:
+    """Give each launch the memory of its tensors, and look for races at its end."""
+    call = executor.__call__
+
+    def checked_call(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        before, State.memory = State.memory, Memory(tensors)
+        try:
+            call(self, *args, **kwargs)
+            State.memory.check_races()
+        finally:
+            State.memory = before
+
     executor.__call__ = checked_call
-    torch.empty, torch.empty_like = dirty(torch.empty), dirty(torch.empty_like)
-    torch.Tensor.new_empty = dirty(torch.Tensor.new_empty)  # type: ignore[method-assign]
 
 
 def dirty(allocate: Any) -> Any:

@@ -20,7 +20,11 @@ from detectron2.projects.point_rend import (
     PointRendROIHeads,
     add_pointrend_config,
 )
-from detectron2.projects.point_rend.mask_head import ConvFCHead, calculate_uncertainty
+from detectron2.projects.point_rend.mask_head import (
+    ConvFCHead,
+    _mean_square,
+    calculate_uncertainty,
+)
 from detectron2.projects.point_rend.point_features import (
     generate_regular_grid_point_coords,
     get_uncertain_point_coords_on_grid,
@@ -354,3 +358,9 @@ def test_semantic_maps_are_trained_on_crops_in_other_colours():
     assert names == ["ResizeShortestEdge", colours, "RandomFlip"]
     cfg.INPUT.COLOR_AUG_SSD = False
     assert colours not in [type(each).__name__ for each in build_point_rend_augmentations(cfg)]
+
+
+def test_the_mean_square_of_many_half_numbers_is_finite():
+    # Their sum is 200,000; float16 ends at 65,504.
+    assert _mean_square(torch.full((2000,), 10.0, dtype=torch.float16)).item() == 100.0
+    assert _mean_square(torch.zeros(0)).item() == 0.0

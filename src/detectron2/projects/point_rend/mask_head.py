@@ -280,11 +280,15 @@ class ImplicitPointRendMaskHead(PointMaskHead):
         coords = torch.rand(len(like), self.train_num_points, 2, device=like.device)
         logits = self._point_logits(sample, parameters, coords)
         labels = _labels(instances, boxes, coords)
-        squares = parameters.float().square()  # whose sum is beyond the range of float16
         return {
-            "loss_l2": self.regularizer * squares.sum() / max(squares.numel(), 1),
+            "loss_l2": self.regularizer * _mean_square(parameters),
             "loss_mask_point": roi_mask_point_loss(logits, instances, labels),
         }
+
+
+def _mean_square(numbers: Tensor) -> Tensor:
+    """0 of none, float32: the sum is beyond the range of float16."""
+    return numbers.float().square().sum() / max(numbers.numel(), 1)
 
 
 def _labels(instances: list[Instances], boxes: list[Boxes], coords: Tensor) -> Tensor:
