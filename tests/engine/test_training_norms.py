@@ -57,6 +57,14 @@ def test_bits_are_those_of_the_plain_one_also_after_its_buffers_change(dtype):
     assert torch.equal(kept(images), plain(images))
 
 
+def test_constants_are_those_of_the_type_of_the_images():
+    plain, kept = norms()
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        images = torch.randn(2, 4, 3, 3).to(dtype)
+        value, expected = (value_and_gradient(norm, images)[0] for norm in (kept, plain))
+        assert value.dtype == dtype and torch.equal(value, expected)
+
+
 def test_the_second_step_is_one_operation():
     _, kept = norms()
     images = torch.randn(2, 4, 3, 3, requires_grad=True)
