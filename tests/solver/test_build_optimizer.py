@@ -373,6 +373,24 @@ def test_a_state_in_another_order_of_memory_meets_its_own_weights(name):
     )
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_gradient_in_another_order_of_memory_meets_its_own_weights(name):
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = name
+    random = torch.Generator().manual_seed(0)
+    weight, gradient = torch.randn(2, 3, 4, 2, 2, generator=random)
+
+    def stepped(order):
+        parameter = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        optimizer = build_optimizer(cfg, nn.ParameterList([parameter]))
+        for _ in range(2):
+            parameter.grad = gradient.contiguous(memory_format=order)
+            optimizer.step()
+        return parameter.detach()
+
+    assert torch.equal(stepped(torch.contiguous_format), stepped(torch.channels_last))
+
+
 def test_convention_the_number_of_steps_lies_where_the_fused_kernel_reads_it():
     parameter = nn.Parameter(torch.empty(2, device="meta"))
     for step in (3, torch.tensor(3.0)):

@@ -32,6 +32,7 @@ def fused_runs_on(params: Sequence[ParamGroup]) -> bool | None:
 
 def mend_fused_steps(optimizer: torch.optim.Optimizer) -> None:
     """Keep the fused kernels of an optimizer from what they fail at."""
+    optimizer.register_step_pre_hook(_order_gradients)
     _start_momentum_at_zero(optimizer)
     _keep_kernels(optimizer)
 
@@ -59,14 +60,27 @@ def _fit_to_fused_kernel(state: dict[str, Any], parameter: nn.Parameter) -> None
     if step is not None:  # without the kernel it is a number, or on the CPU
         state["step"] = torch.as_tensor(step, dtype=torch.float32).to(parameter.device)
     for name, value in state.items():
-        # On a CPU they pair numbers as they lie in memory: a momentum in the usual order would
-        # meet the wrong ones of a weight that is channels-last, and nothing says so.
-        if (
-            isinstance(value, torch.Tensor)
-            and value.shape == parameter.shape
-            and value.stride() != parameter.stride()
-        ):
-            state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+            state[name] = _ordered_as(parameter, value)
+
+
+def _order_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Put gradients that somebody assigned in another order of memory into that of the weights."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else ():
+            if parameter.grad is not None and not parameter.grad.is_sparse:
+                parameter.grad = _ordered_as(parameter, parameter.grad)
+
+
+def _ordered_as(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    """`value`, in the order of memory of a parameter of its shape.
+
+    On a CPU the fused kernels pair numbers as they lie: what is in the usual order would meet the
+    wrong ones of a weight that is channels-last, and nothing says so.
+    """
+    if value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _start_momentum_at_zero(optimizer: torch.optim.Optimizer) -> None:
