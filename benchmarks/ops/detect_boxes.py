@@ -10,7 +10,7 @@ import torch
 from measure import Row, arguments, milliseconds, print_table, under
 
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.proposal_generator.proposal_utils import suppress
+from detectron2.modeling.proposal_generator.proposal_utils import Candidates, suppress
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.ops import batched_nms, detect_boxes, nms_topk
 from detectron2.structures import Boxes
@@ -63,12 +63,10 @@ def proposals(images: int, options) -> Row:
     groups = levels + 5 * torch.arange(images, device=options.device)[:, None]
     usable = torch.ones(images, 4800, dtype=torch.bool, device=options.device)
     kernel = lambda: nms_topk(boxes, scores, groups, usable, 0.7, 1000)  # noqa: E731
-    sizes = [SIZE] * images
+    sizes, offered = [SIZE] * images, Candidates(boxes, scores, groups, usable)
     candidates = {
         "kernel": kernel,
-        "plain": lambda: suppress(
-            Boxes, batched_nms, boxes, scores, groups, usable, sizes, 0.7, 1000
-        ),
+        "plain": lambda: suppress(Boxes, batched_nms, offered, sizes, 0.7, 1000),
     }
     return f"{images} images, proposals", milliseconds(candidates, options)
 
