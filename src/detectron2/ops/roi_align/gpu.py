@@ -104,7 +104,6 @@ def visit_samples(
         channel, cell = element % channels, element // channels
     else:
         channel, cell = element // (ROWS * COLUMNS), element % (ROWS * COLUMNS)
-
     level = tl.load(levels + k) - first_level
     data, height, width, scale = data0, height0, width0, scale0
     stride_image, stride_channel, stride_row, stride_column = image0, channel0, row0, column0
