@@ -165,7 +165,6 @@ def test_a_box_that_dwarfs_the_map_matches_reference(kernel, aligned):
 
 
 def test_sample_positions_round_as_in_the_reference():
-    # Also in kernels that a fused kernel compiled: Numba lets them inherit the option.
     from detectron2.ops.roi_align.reference import sample_positions
     from detectron2.ops.roi_align.tables import axis_cells
 

@@ -1,6 +1,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from ops_contract import (
@@ -42,6 +43,33 @@ def test_convention_angles_turn_counter_clockwise(implementation):
     with dispatch.use_implementation(implementation):
         pooled = roi_align_rotated(ramp, rois, (1, 2), 1.0, 2)
     assert pooled[0, 0, 0].tolist() == pytest.approx([9.5, 5.5], abs=1e-4)
+
+
+def test_sample_positions_of_rotated_boxes_round_as_in_the_reference():
+    # Also within a kernel that may fuse: Numba lets what that calls inherit the option.
+    from detectron2.ops.roi_align_rotated.kernels import bins_of, gather_samples
+    from detectron2.ops.roi_align_rotated.reference import (
+        rotated_boxes_in_cells,
+        rotated_positions,
+    )
+
+    roi_align_rotated(torch.zeros(1, 1, 4, 4), torch.zeros(1, 6), 1)
+    rois = with_images(random_rotated_boxes(200), 1) + torch.tensor([0.0, 200, 200, 0, 0, 0])
+    boxes = rotated_boxes_in_cells(rois, torch.float32, 1.0)
+    _, y, x = rotated_positions(boxes, 3, 3, 1)
+    cells, weights = np.zeros(256, np.int64), np.zeros(256, np.float32)
+    for box, row, column in zip(boxes.numpy(), y.numpy(), x.numpy(), strict=True):
+        samples, sides = bins_of(box, (3, 3), 1, np.float32)
+        sides = tuple(np.float32(side) for side in sides)  # Numba returns Python's numbers
+        for i, j in np.ndindex(3, 3):
+            count, following = gather_samples(
+                box, (1000, 1000), samples, sides, i, j, 0, np.float32(1), cells, weights
+            )
+            top, left = np.floor(row[i, j]), np.floor(column[i, j])
+            down, across = row[i, j] - top, column[i, j] - left
+            up, back = np.float32(1) - down, np.float32(1) - across
+            assert (count, following, cells[0]) == (4, -1, top * 1000 + left)
+            assert weights[:4].tolist() == [up * back, up * across, down * back, down * across]
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
